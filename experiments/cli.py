@@ -1,0 +1,78 @@
+"""The command line. Every command prints what it costs before it starts, and ends with a meaningful exit code.
+
+0 done; 1 it failed (a model that cannot be hooked, no memory, a check that does not pass); 2 the request was wrong.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+from rich.markup import escape
+
+from experiments.console import console_errors
+from headscope.errors import HeadscopeError, UsageError
+
+app = typer.Typer(
+    name="headscope",
+    help="Attention heads of language and vision-language models: read, scored, removed, with controls and intervals.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+@app.callback()
+def options(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.")) -> None:
+    """Options of every command."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits."""
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: list[str]) -> int:
+    """Runs the command line and returns its exit code; with `--debug`, errors are raised instead."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from experiments import commands
+
+    commands.add_to(app)
+    try:
+        return app(argv, standalone_mode=False) or 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return _fail("stopped; finished parts are kept, and the same command with --resume goes on from there", 130)
+    except Exception as error:
+        if "--debug" in argv:
+            raise
+        return _fail(*_explained(error))
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    if isinstance(error, UsageError):
+        return str(error), 2
+    if isinstance(error, HeadscopeError):
+        return str(error), 1
+    if _out_of_memory(error):
+        return (
+            "memory ran out; finished parts are kept: go on with --resume and a smaller --batch-tokens, shorter lengths "
+            "or --dtype bfloat16",
+            1,
+        )
+    return f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback", 1
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """CUDA and Python have exceptions of their own for it; the CPU allocator only says so in a RuntimeError."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def _fail(message: str, code: int) -> int:
+    console_errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    return code

@@ -1,0 +1,78 @@
+"""Results as tables in a terminal."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from headscope.check import SelfCheck
+from headscope.scores import HeadScores
+
+console = Console(highlight=False)
+console_errors = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line for the reader."""
+    console.print(text)
+
+
+def print_json(value: Any) -> None:
+    """A result for programs, on standard output."""
+    console.print_json(json.dumps(value, default=str))
+
+
+def print_check(check: SelfCheck) -> None:
+    """The facts of a self-check, a line each."""
+    table = Table("fact", "value", "bar", "", "note", title=f"self-check of {check.model}", title_justify="left")
+    marks = {True: "[green]ok[/]", False: "[bold red]FAILED[/]", None: "[dim]noted[/]"}
+    for row in check.rows:
+        table.add_row(row.fact, f"{row.value:.3g}", row.bar, marks[row.passed], row.note)
+    console.print(table)
+
+
+def print_heads(scores: HeadScores, *, threshold: float, most: int = 20) -> None:
+    """The best heads with their intervals, down to a threshold."""
+    frame = head_table(scores)
+    above = frame[frame["value"] >= threshold].head(most)
+    title = f"{scores.metric}: {len(scores.above(threshold))} of {len(frame)} heads at or above {threshold} (n = {scores.n})"
+    table = Table("head", "score", "95 % interval", "active in", title=title, title_justify="left")
+    for row in above.itertuples():
+        table.add_row(row.name, f"{row.value:.3f}", f"[{row.low:.3f}, {row.high:.3f}]".replace("[", r"\["), f"{row.active:.0%}")
+    console.print(table)
+
+
+def head_table(scores: HeadScores) -> pd.DataFrame:
+    """The head-score table, best head first, with the share of samples in which a head scores at all."""
+    frame = scores.to_dataframe()
+    active = scores.activation_frequency()
+    frame["active"] = [float(active[row.layer, row.head]) for row in frame.itertuples()]
+    return frame.sort_values("value", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def print_comparison(summary: pd.DataFrame, *, title: str) -> None:
+    """Conditions with mean, interval and the paired difference from the baseline."""
+    table = Table("condition", "mean", "95 % interval", "n", "difference", "p", title=title, title_justify="left")
+    colours = {"none": "", "treatment": "bold", "control": "dim"}
+    for row in summary.itertuples():
+        interval = rf"\[{row.low:.3f}, {row.high:.3f}]"
+        difference = "" if pd.isna(row.difference) else (
+            rf"{row.difference:+.3f} \[{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+        )
+        p = "" if pd.isna(row.p) else ("< 0.001" if row.p < 0.001 else f"{row.p:.3f}")
+        style = colours[row.kind]
+        table.add_row(row.condition, f"{row.mean:.3f}", interval, str(row.n), difference, p, style=style)
+    console.print(table)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    """Plain rows under their keys."""
+    if not rows:
+        return say(f"{title}: none")
+    table = Table(*rows[0], title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    return console.print(table)

@@ -1,0 +1,1 @@
+"""Adapters that fetch attention inputs from a library and put edited outputs back."""

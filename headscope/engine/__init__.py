@@ -1,0 +1,1 @@
+"""Pure functions on attention inputs: rows, group mass, edits."""

@@ -1,0 +1,76 @@
+"""Runs interventions over attention rows in blocks and puts the edited heads' outputs back.
+
+The layer's own kernel has already computed `out`. Rows are recomputed exactly for the heads and queries that somebody
+asked for, and `out` changes only where an intervention returned something new.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from headscope.engine.inputs import AttentionInputs
+from headscope.engine.rows import head_outputs, pattern_rows
+
+BLOCK_ELEMENTS = 2**24
+"""Most pattern entries held at once, 64 MB in float32; a block is at least one row."""
+
+
+@dataclass(frozen=True)
+class PatternEdit:
+    """One intervention at `pattern`: its heads, the queries it asked for, and the edit itself.
+
+    `edit(rows, columns, active, visible)` gets rows [batch head row key] of exactly these heads.
+    """
+
+    heads: tuple[int, ...]
+    active: Bool[Tensor, "batch query"]
+    edit: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def edit_patterns(
+    x: AttentionInputs, out: Float[Tensor, "batch query head d_v"], edits: Sequence[PatternEdit]
+) -> Float[Tensor, "batch query head d_v"]:
+    """`out` with the edits applied in order, each to what the one before it left; `out` itself if nothing changed."""
+    heads = torch.tensor(sorted({head for edit in edits for head in edit.heads}), device=out.device)
+    columns = torch.stack([edit.active for edit in edits]).any(0).any(0).nonzero().flatten()
+    if not len(heads) or not len(columns):
+        return out
+    everything = len(heads) == x.n_heads
+    rows_at_once = max(1, BLOCK_ELEMENTS // (out.shape[0] * len(heads) * x.n_keys))
+    result = out
+    for block in columns.split(rows_at_once):
+        rows = pattern_rows(x, None if everything else heads, block)
+        edited, touched = _run(rows, x.visible(block), edits, heads, block)
+        if touched.any():
+            new = head_outputs(edited, x, None if everything else heads).to(out.dtype)
+            old = out[:, block[:, None], heads]
+            if result is out:
+                result = out.clone()
+            result[:, block[:, None], heads] = torch.where(touched.unsqueeze(-1), new, old)
+    return result
+
+
+def _run(
+    rows: Tensor, visible: Tensor, edits: Sequence[PatternEdit], heads: Tensor, block: Tensor
+) -> tuple[Tensor, Bool[Tensor, "batch row head"]]:
+    """The rows after all edits, and which (sample, row, head) were edited at all."""
+    touched = torch.zeros(rows.shape[0], len(block), len(heads), dtype=torch.bool, device=rows.device)
+    for edit in edits:
+        active = edit.active[:, block]
+        mine = active.any(0).nonzero().flatten()
+        if not len(mine):
+            continue
+        which = torch.searchsorted(heads, torch.tensor(edit.heads, device=heads.device))
+        before = rows[:, which[:, None], mine]
+        seen = visible[:, :, mine] if visible.shape[1] == 1 else visible[:, heads[which][:, None], mine]
+        after = edit.edit(before, block[mine], active[:, mine], seen)
+        if after is before:
+            continue
+        rows = rows.clone()
+        chosen = active[:, None, mine, None]
+        rows[:, which[:, None], mine] = torch.where(chosen, after.to(rows.dtype), before)
+        touched[:, mine[:, None], which] |= active[:, mine].unsqueeze(-1)
+    return rows, touched

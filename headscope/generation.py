@@ -1,0 +1,50 @@
+"""What a model wrote, and when it stops writing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
+
+from headscope.samples import Sample
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The answer to one sample: its text, its tokens, and why it ended."""
+
+    sample: Sample
+    text: str
+    tokens: tuple[int, ...]
+    finish: Literal["stop", "length"]
+    """"stop": an end-of-text token or a stop string was written; "length": max_new_tokens were."""
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        tail = self.sample.prompt[-400:]
+        return f"<p><small>{escape(tail)}</small><b>{escape(self.text)}</b></p>"
+
+
+class StopOnText(StoppingCriteria):
+    """Stops a sample as soon as its new text holds one of the given strings."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], prompt_columns: int) -> None:
+        self._tokenizer, self._stop, self._columns = tokenizer, tuple(stop), prompt_columns
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        texts = self._tokenizer.batch_decode(input_ids[:, self._columns :], skip_special_tokens=True)
+        found = [any(stop in text for stop in self._stop) for text in texts]
+        return torch.tensor(found, device=input_ids.device)
+
+
+def trimmed(tokens: Sequence[int], end: frozenset[int], tokenizer: Any, stop: Sequence[str]) -> tuple[list[int], bool]:
+    """Tokens up to the first end-of-text token (left out) or the token that completes a stop string (kept)."""
+    for i, token in enumerate(tokens):
+        if token in end:
+            return list(tokens[:i]), True
+        if stop and any(s in tokenizer.decode(tokens[: i + 1], skip_special_tokens=True) for s in stop):
+            return list(tokens[: i + 1]), True
+    return list(tokens), False

@@ -1,0 +1,140 @@
+"""Interventions: what is edited or read, where, and what an edit is told about the place.
+
+Reading and writing are one mechanism. An intervention is called with an activation and returns it, the same object if it
+only looked, a new tensor if it edits. `Record` is the intervention that changes nothing and keeps what it sees.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from headscope.engine.inputs import AttentionInputs
+from headscope.errors import UsageError
+from headscope.heads import Head
+
+Site = Literal["resid_pre", "resid_mid", "resid_post", "pattern", "z", "attn_out", "mlp_out"]
+"""`pattern` [batch head query key]: attention after the softmax. `z` [batch query head d_head]: what each head hands to
+the output projection W_O. `attn_out`, `mlp_out` [batch query d_model]: what the two sublayers add to the residual
+stream. `resid_pre`, `resid_mid`, `resid_post`: the stream before, between and after them."""
+
+HEAD_SITES: frozenset[Site] = frozenset({"pattern", "z"})
+
+Phase = Literal["prefill", "decode"]
+"""`decode` is every query whose logits choose a generated token; in `HookedModel.generate` that begins with the last
+prompt token, wherever it is computed. `prefill` is every other query."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which layers, heads and queries an intervention touches; `None` means all of them.
+
+    `positions` are places in the prompt, padding not counted; negative ones count from its end. `stack` names a part of
+    the model with attention of its own ("text", "vision", ...); None is the model's main stack.
+    """
+
+    heads: tuple[Head, ...] | None = None
+    layers: tuple[int, ...] | None = None
+    phase: Phase | None = None
+    positions: tuple[int, ...] | None = None
+    stack: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.phase is not None and self.phase not in get_args(Phase):
+            raise UsageError(f"phase {self.phase!r} is not known; use 'prefill', 'decode' or None for both")
+
+    def heads_at(self, layer: int, n_heads: int) -> tuple[int, ...]:
+        """Indices of the heads touched in this layer."""
+        if self.layers is not None and layer not in self.layers:
+            return ()
+        if self.heads is None:
+            return tuple(range(n_heads))
+        return tuple(sorted(head.head for head in self.heads if head.layer == layer))
+
+    def active(self, ctx: "Context") -> Bool[Tensor, "batch query"]:
+        """Which queries of each sample are touched; padding never is."""
+        active = ctx.positions >= 0
+        if self.phase is not None:
+            active = active & (ctx.decode if self.phase == "decode" else ~ctx.decode)
+        if self.positions is not None:
+            wanted = torch.zeros_like(active)
+            for position in self.positions:
+                place = ctx.length.unsqueeze(1) + position if position < 0 else position
+                wanted |= ctx.positions == place
+            active = active & wanted
+        return active
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where an activation comes from. The query axes below are those of the activation an intervention is handed."""
+
+    stack: str
+    layer: int
+    heads: tuple[int, ...]
+    positions: Int[Tensor, "batch query"]
+    """Place of each query in its sample, padding not counted; -1 for padding."""
+    decode: Bool[Tensor, "batch query"]
+    """True for queries whose logits choose a generated token."""
+    length: Int[Tensor, " batch"]
+    """Number of tokens of each sample's prompt, padding not counted."""
+    key_positions: Int[Tensor, "batch key"] | None = None
+    """Place of each key in its sample; -1 for padding. Only at `pattern` and for readers."""
+    visible: Bool[Tensor, "batch heads query key"] | None = None
+    """Which keys each query may see; head axis of length 1 where heads agree. Only at `pattern`."""
+    active: Bool[Tensor, "batch query"] | None = None
+    """Queries the intervention asked for; what it returns for others is dropped."""
+
+    def at(self, columns: Int[Tensor, " column"] | slice, heads: Sequence[int], **changes: object) -> "Context":
+        """The same place seen by fewer queries and heads."""
+        return replace(
+            self, positions=self.positions[:, columns], decode=self.decode[:, columns], heads=tuple(heads), **changes
+        )
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """A frozen value that edits (or only reads) activations at one site."""
+
+    @property
+    def site(self) -> Site:
+        """Where in a layer it acts."""
+
+    @property
+    def where(self) -> Where:
+        """Which layers, heads and queries it touches."""
+
+    def __call__(self, act: Tensor, ctx: Context) -> Tensor:
+        """A new tensor of the same shape and dtype, or `act` itself for no change."""
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Sees queries, keys, values and mask of a layer before attention; for statistics that need no n x n pattern."""
+
+    @property
+    def where(self) -> Where:
+        """Which layers it reads."""
+
+    def read(self, x: AttentionInputs, ctx: Context) -> None:
+        """Called once for every attention call of a layer it asked for."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """The intervention that changes nothing: keeps what it sees in `seen`, layer -> one tensor a call.
+
+    A pattern asked for at many queries arrives in several blocks of rows, one tensor a block. Memory is what was asked
+    for: a pattern at every query is n x n.
+    """
+
+    site: Site
+    where: Where = Where()
+    seen: dict[int, list[Tensor]] = field(default_factory=dict, compare=False, repr=False)
+
+    def __call__(self, act: Tensor, ctx: Context) -> Tensor:
+        self.seen.setdefault(ctx.layer, []).append(act.detach())
+        return act

@@ -1,0 +1,111 @@
+"""Loads a transformers model and its processor from a folder, the hub, or the zoo that ships with headscope."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedModel
+
+from headscope.errors import UsageError
+from headscope.zoo import zoo_folder
+
+
+def load_pretrained(
+    name_or_path: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> tuple[PreTrainedModel, Any]:
+    """Model in eval mode on `device`, and its processor (tokenizer for text models), or None if it ships none.
+
+    Weights are read from safetensors only unless `allow_pickle`; code that comes with a model runs only with
+    `trust_remote_code`. UsageError for a path, name, dtype or device that does not exist.
+    """
+    source = _source(str(name_or_path))
+    common = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source, **common)
+        hf = _auto_class(config).from_pretrained(
+            source, config=config, dtype=_dtype(dtype), use_safetensors=None if allow_pickle else True, **common
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(_explain(source, error, allow_pickle=allow_pickle)) from error
+    try:
+        hf = hf.eval().to(_device(device))
+    except RuntimeError as error:
+        raise UsageError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return hf, _processor(source, common)
+
+
+def _source(name: str) -> str:
+    if name.startswith("zoo:"):
+        return str(zoo_folder(name))
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep in name and not _is_hub_id(name)
+    path = Path(name).expanduser()
+    if path.exists():
+        if path.is_dir() and not (path / "config.json").exists():
+            raise UsageError(f"folder {name} holds no config.json; give the folder that save_pretrained wrote")
+        return str(path)
+    if looks_local:
+        raise UsageError(f"there is no model folder {name}; give an existing folder, a hub id such as gpt2, or zoo:needle")
+    return name
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and all(part and not part.startswith(".") for part in name.split("/"))
+
+
+def _auto_class(config: Any) -> Any:
+    """The class named in the config; a bare backbone gets the causal language model where there is one."""
+    for name in config.architectures or ():
+        found = getattr(transformers, name, None)
+        if found is not None:
+            return found
+    for auto in (transformers.AutoModelForImageTextToText, transformers.AutoModelForCausalLM):
+        if type(config) in auto._model_mapping:
+            return auto
+    return transformers.AutoModel
+
+
+def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UsageError(f"dtype {dtype!r} is not known; use auto, float32, bfloat16 or float16")
+    return found
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device {device!r} is not known; use cpu, cuda or cuda:N") from error
+
+
+def _processor(source: str, common: dict[str, Any]) -> Any:
+    """The model's processor where it has one, else its tokenizer, else None (vision towers, models without text)."""
+    for auto in (AutoProcessor, AutoTokenizer):
+        try:
+            return auto.from_pretrained(source, **common)
+        except (OSError, ValueError, KeyError, TypeError, ImportError):
+            continue
+    return None
+
+
+def _explain(source: str, error: Exception, *, allow_pickle: bool) -> str:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "safetensors" in text and not allow_pickle:
+        return f"{source} has no safetensors weights; convert them, or allow pickle files (which can run code) explicitly"
+    if "trust_remote_code" in str(error):
+        return f"{source} needs code of its own to load; read that code, then pass trust_remote_code=True if you accept it"
+    return f"{source} cannot be loaded: {text}"
+
+

@@ -1,0 +1,393 @@
+"""The hooked model: any transformers model whose attention can be read and edited head by head."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, StoppingCriteriaList
+from transformers.pytorch_utils import Conv1D
+
+from headscope.check import SelfCheck, check_model
+from headscope.encoding import Batch, encode, tokenizer_of, tokens_of
+from headscope.errors import UnsupportedModelError, UsageError
+from headscope.examples import example_inputs
+from headscope.flow import Flow
+from headscope.generation import Generation, StopOnText, trimmed
+from headscope.heads import Head
+from headscope.hooks import Site, Where
+from headscope.loading import load_pretrained
+from headscope.plan import Hook, installed
+from headscope.recording import Keep, MassReader, group_places
+from headscope.samples import Sample, Tokens, batches
+from headscope.sites import ROW_TOLERANCE, AttentionSite, discover
+
+_MAIN_STACKS = ("text", "decoder")
+
+
+@dataclass(frozen=True)
+class Output:
+    """Logits of a batch, padded on the left."""
+
+    batch: Batch
+    logits: Float[Tensor, "sample token vocab"]
+
+    def of_sample(self, index: int) -> Float[Tensor, "token vocab"]:
+        """Logits of one sample without padding."""
+        return self.logits[index, int(self.batch.padding[index]) :]
+
+
+class HookedModel:
+    """A transformers model with its attention layers found and proved.
+
+    `hf` is used as it is, never changed: outside `hooks(...)` it behaves as if headscope were not there. Its heads are
+    those of the main stack (`text`, or `decoder`) unless a stack is named. Not safe for several threads at once.
+    """
+
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        processor: Any = None,
+        *,
+        name: str | None = None,
+        revision: str | None = None,
+        example: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Costs one forward pass of `example` (made up if not given).
+
+        Raises UnsupportedModelError if no attention layer can be hooked, or if one cannot be reproduced from its
+        inputs; UsageError for a model in training mode.
+        """
+        if hf.training:
+            raise UsageError("the model is in training mode, and dropout would make every score random; call .eval() first")
+        self.hf, self.processor = hf, processor
+        self.name = name or getattr(hf, "name_or_path", "") or type(hf).__name__
+        self.revision = revision or getattr(hf.config, "_commit_hash", None)
+        self.example = dict(example or example_inputs(hf, processor))
+        self.sites = discover(hf, self.example)
+        self._active: tuple[Hook, ...] = ()
+        self._flow = Flow(hf)
+        self._installed = ExitStack()
+        _refuse_unfaithful(self.sites, hf)
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        allow_pickle: bool = False,
+    ) -> "HookedModel":
+        """A model from a folder, the hub, or the zoo (`zoo:needle`), in eval mode; device is CUDA where there is one.
+
+        Weights are read from safetensors only unless `allow_pickle`. Raises UsageError for what does not exist.
+        """
+        hf, processor = load_pretrained(
+            name_or_path,
+            dtype=dtype,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
+        return cls(hf, processor, name=str(name_or_path), revision=revision)
+
+    def __repr__(self) -> str:
+        stacks = ", ".join(f"{s}: {len(self.layers(s))} x {self.sites_of(s)[0].n_heads} heads" for s in self.stacks)
+        return f"HookedModel({self.name!r}, {type(self.hf).__name__}, {stacks})"
+
+    # -- shape -----------------------------------------------------------------------------------------------------
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """Parts of the model with attention of their own, in the order they run."""
+        return tuple(dict.fromkeys(site.stack for site in self.sites))
+
+    @property
+    def main_stack(self) -> str:
+        """The stack that heads belong to unless another is named."""
+        return next((stack for stack in _MAIN_STACKS if stack in self.stacks), self.stacks[0])
+
+    def sites_of(self, stack: str | None = None) -> tuple[AttentionSite, ...]:
+        """Attention layers of one stack; UsageError names the stacks there are."""
+        stack = stack or self.main_stack
+        found = tuple(site for site in self.sites if site.stack == stack)
+        if not found:
+            raise UsageError(f"{self.name} has no stack {stack!r}; it has {', '.join(self.stacks)}")
+        return found
+
+    def layers(self, stack: str | None = None) -> tuple[int, ...]:
+        """Numbers of the layers with attention; they leave gaps in models that mix in other layers."""
+        return tuple(site.layer for site in self.sites_of(stack))
+
+    def heads(self, stack: str | None = None) -> tuple[Head, ...]:
+        """Every head of a stack, layer by layer."""
+        return tuple(Head(site.layer, head) for site in self.sites_of(stack) for head in range(site.n_heads))
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of the main stack, those without attention included."""
+        return max(self.layers()) + 1
+
+    @property
+    def n_heads(self) -> int:
+        """Most query heads in a layer of the main stack."""
+        return max(site.n_heads for site in self.sites_of())
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Most key heads in a layer of the main stack."""
+        return max(site.n_kv_heads for site in self.sites_of())
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head's output in the main stack."""
+        return self.sites_of()[0].d_head
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter lives."""
+        return self.hf.device
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer, or None."""
+        return tokenizer_of(self.processor)
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens the model's positions were made for, where its config says so."""
+        return getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def forward_arguments(self) -> frozenset[str]:
+        """Names of the arguments that the model's forward takes."""
+        return self._flow.takes
+
+    # -- hooks -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def hooks(self, *interventions: Hook) -> Iterator["HookedModel"]:
+        """Interventions in force inside the block, in order; an inner block's come after those of the outer.
+
+        Every forward pass is hooked, direct calls of `model.hf(...)` and `model.hf.generate(...)` included. Raises
+        UsageError for heads, layers or stacks the model does not have.
+        """
+        for hook in interventions:
+            self._validate(hook)
+        before = self._active
+        try:
+            self._install((*before, *interventions))
+            yield self
+        finally:
+            self._install(before)
+
+    def _install(self, active: tuple[Hook, ...]) -> None:
+        self._installed.close()
+        self._active = active
+        if active:
+            self._installed.enter_context(installed(self.hf, self.sites, self.main_stack, active, self._flow))
+
+    def _validate(self, hook: Hook) -> None:
+        sites = {site.layer: site for site in self.sites_of(hook.where.stack)}
+        wrong = [head for head in hook.where.heads or () if not self._has(sites, head)]
+        if wrong:
+            raise UsageError(
+                f"{', '.join(map(str, wrong))} asked for, but {self.name} has layers {min(sites)}-{max(sites)} with "
+                f"{max(site.n_heads for site in sites.values())} heads each, counted from 0"
+            )
+        missing = [layer for layer in hook.where.layers or () if layer not in sites]
+        if missing:
+            raise UsageError(f"layers {missing} asked for, but {self.name} has attention in layers {sorted(sites)}")
+
+    @staticmethod
+    def _has(sites: Mapping[int, AttentionSite], head: Head) -> bool:
+        return head.layer in sites and 0 <= head.head < sites[head.layer].n_heads
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def tokens(self, sample: Sample | str) -> Tokens:
+        """Token ids of a sample and the token spans of its marks."""
+        return tokens_of(_as_sample(sample), self.processor)
+
+    def encode(self, samples: Sequence[Sample | str]) -> Batch:
+        """Padded inputs of several samples on the model's device."""
+        return encode([_as_sample(sample) for sample in samples], self.processor, self.device)
+
+    @torch.no_grad()
+    def forward(self, samples: Sequence[Sample | str], *, last: int | None = None) -> Output:
+        """Logits of all samples in one padded pass; only those of the `last` positions if given."""
+        batch = self.encode(samples)
+        options = {} if last is None else {"logits_to_keep": last}
+        return Output(batch, self.hf(**batch.inputs, **self.positions_of(batch.inputs["attention_mask"]), **options).logits)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        samples: Sample | str | Sequence[Sample | str],
+        *,
+        max_new_tokens: int = 32,
+        stop: Sequence[str] = (),
+        batch_tokens: int = 8192,
+        progress: bool = False,
+        **options: Any,
+    ) -> Any:
+        """What the model writes after each prompt: a Generation for one sample, a list for several.
+
+        Greedy unless `do_sample=True` is passed on to transformers. Samples are run in batches of at most
+        `batch_tokens` padded prompt tokens. Ends at the end-of-text token or once the text holds one of `stop`.
+        """
+        if isinstance(samples, Sample | str):
+            return self.generate([samples], max_new_tokens=max_new_tokens, stop=stop, **options)[0]
+        samples = [_as_sample(sample) for sample in samples]
+        done: list[Generation | None] = [None] * len(samples)
+        bar = tqdm(total=len(samples), desc="generating", disable=not progress)
+        for places, chosen in batches(samples, lambda sample: len(self.tokens(sample).ids), batch_tokens):
+            answers = self.generate_batch(self.encode(chosen), max_new_tokens=max_new_tokens, stop=stop, **options)
+            for place, answer in zip(places, answers, strict=True):
+                done[place] = answer
+            bar.update(len(places))
+        bar.close()
+        return done
+
+    @torch.no_grad()
+    def generate_batch(
+        self, batch: Batch, *, max_new_tokens: int, stop: Sequence[str] = (), **options: Any
+    ) -> list[Generation]:
+        """Answers to one encoded batch."""
+        seq2seq = bool(self.hf.config.is_encoder_decoder)
+        columns = 1 if seq2seq else batch.columns
+        criteria = StoppingCriteriaList([StopOnText(self.tokenizer, stop, columns)] if stop else [])
+        settings = {"do_sample": False, **({} if options.get("do_sample") else _GREEDY), **options}
+        pad = self.tokenizer.pad_token_id
+        with self._flow.emitting(columns - 1):
+            written = self.hf.generate(
+                **batch.inputs,
+                max_new_tokens=max_new_tokens,
+                stopping_criteria=criteria,
+                pad_token_id=0 if pad is None else pad,
+                **settings,
+            )
+        end = _end_tokens(self.hf)
+        answers = []
+        for sample, row in zip(batch.samples, written[:, columns:].tolist(), strict=True):
+            tokens, ended = trimmed(row, end, self.tokenizer, stop)
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            answers.append(Generation(sample, text, tuple(tokens), "stop" if ended else "length"))
+        return answers
+
+    def positions_of(self, attention_mask: Int[Tensor, "sample token"]) -> dict[str, Tensor]:
+        """Explicit positions for padded text, which models with learned positions do not work out by themselves."""
+        takes = self.forward_arguments
+        if attention_mask.all() or "position_ids" not in takes or "pixel_values" in takes or self._counts_by_itself:
+            return {}
+        return {"position_ids": (attention_mask.cumsum(1) - 1).clamp_min(0)}
+
+    @property
+    def _counts_by_itself(self) -> bool:
+        """RoBERTa and its kin number the tokens that are no padding themselves, and not from 0."""
+        return any(hasattr(module, "create_position_ids_from_input_ids") for module in self.hf.modules())
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def record(
+        self, samples: Sequence[Sample | str], site: Site, *, where: Where | None = None, batch_tokens: int = 8192
+    ) -> list[Float[Tensor, "layer ..."]]:
+        """Activations of every sample at one site, padding dropped.
+
+        [layer query head d_head] for `z`, [layer head query key] for `pattern`, else [layer query d_model]. A pattern
+        at every query is n x n; `where=Where(positions=...)` asks for some rows, which costs memory for those only.
+        """
+        return self._collect(samples, lambda _: Keep(site, where or Where()), batch_tokens)
+
+    def attention_rows(
+        self,
+        samples: Sequence[Sample | str],
+        *,
+        positions: Sequence[int] = (-1,),
+        where: Where | None = None,
+        batch_tokens: int = 8192,
+    ) -> list[Float[Tensor, "layer head query key"]]:
+        """Attention of the queries at `positions` of every sample (the last one by default), never n x n."""
+        asked = where or Where()
+        asked = Where(asked.heads, asked.layers, asked.phase, tuple(positions), asked.stack)
+        return self.record(samples, "pattern", where=asked, batch_tokens=batch_tokens)
+
+    def attention_mass(
+        self,
+        samples: Sequence[Sample | str],
+        groups: Mapping[str, str | Sequence[int]],
+        *,
+        where: Where | None = None,
+        batch_tokens: int = 8192,
+    ) -> list[Float[Tensor, "layer head query group"]]:
+        """Sum of attention on each group of tokens, for every head and query, in O(n) memory.
+
+        A group is the name of a mark, or places in the sample (negative: from its end). Costs about one more attention
+        call a layer.
+        """
+
+        def reader(chosen: list[Sample]) -> MassReader:
+            located = [self.tokens(sample) for sample in chosen]
+            return MassReader(where or Where(), [group_places(groups, t.marks, len(t.ids)) for t in located])
+
+        return self._collect(samples, reader, batch_tokens)
+
+    @torch.no_grad()
+    def _collect(self, samples: Sequence[Sample | str], collector: Any, batch_tokens: int) -> list[Tensor]:
+        samples = [_as_sample(sample) for sample in samples]
+        found: list[Tensor | None] = [None] * len(samples)
+        for places, chosen in batches(samples, lambda sample: len(self.tokens(sample).ids), batch_tokens):
+            keeper = collector(chosen)
+            with self.hooks(keeper):
+                batch = self.encode(chosen)
+                self.hf(**batch.inputs, **self.positions_of(batch.inputs["attention_mask"]))
+            for i, place in enumerate(places):
+                found[place] = keeper.of_sample(i)
+        return found  # type: ignore[return-value]  # every place was filled
+
+    # -- proof -----------------------------------------------------------------------------------------------------
+
+    def output_weights(self, layer: int, stack: str | None = None) -> Float[Tensor, "head d_head d_model"]:
+        """W_O of one layer, head by head: `z[head] @ W_O[head]` is what the head adds to the sublayer's output."""
+        site = next((site for site in self.sites_of(stack) if site.layer == layer), None)
+        if site is None or site.projection is None:
+            raise UnsupportedModelError(f"{self.name} has no output projection that takes the heads of layer {layer}")
+        module = self.hf.get_submodule(site.projection)
+        weight = module.weight if isinstance(module, Conv1D) else module.weight.T
+        return weight.reshape(site.n_heads, site.d_head, -1)
+
+    def check(self) -> SelfCheck:
+        """Proves on this model that hooks see and change what they claim; see `headscope.check`."""
+        return check_model(self)
+
+
+_GREEDY = {"temperature": None, "top_p": None, "top_k": None, "num_beams": 1}
+
+
+def _as_sample(sample: Sample | str) -> Sample:
+    return Sample(sample) if isinstance(sample, str) else sample
+
+
+def _end_tokens(hf: PreTrainedModel) -> frozenset[int]:
+    end = hf.generation_config.eos_token_id
+    return frozenset([end] if isinstance(end, int) else end or ())
+
+
+def _refuse_unfaithful(sites: Sequence[AttentionSite], hf: nn.Module) -> None:
+    wide = hf.dtype in (torch.float32, torch.float64)
+    for site in sites:
+        if site.rows_error > (ROW_TOLERANCE if wide else 0.1):
+            raise UnsupportedModelError(
+                f"{site.stack} layer {site.layer} ({site.name}, {type(hf).__name__}) computes attention in a way that "
+                f"could not be reproduced: rows times values differ from its own output by {site.rows_error:.1e} of the "
+                "largest entry; its patterns would be wrong, so the model is refused. Please report the model type"
+            )

@@ -1,0 +1,177 @@
+"""Turns a list of interventions into hooks on the modules they concern, and takes the hooks away again."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from headscope.backends.transformers import AttentionCall, route_attention
+from headscope.engine.edit import PatternEdit, edit_patterns
+from headscope.errors import UnsupportedModelError, UsageError
+from headscope.flow import Flow
+from headscope.hooks import HEAD_SITES, Context, Intervention, Reader
+from headscope.sites import AttentionSite
+
+Hook = Intervention | Reader
+
+
+@contextmanager
+def installed(
+    hf: PreTrainedModel, sites: Sequence[AttentionSite], main_stack: str, hooks: Sequence[Hook], flow: Flow
+) -> Iterator[None]:
+    """The hooks are in place inside the block, in order, and gone after it, whatever happened."""
+    modules = dict(hf.named_modules())
+    attention: dict[nn.Module, _Attention] = {}
+    with ExitStack() as stack:
+        for site in sites:
+            mine = [hook for hook in hooks if (hook.where.stack or main_stack) == site.stack and _heads(hook, site)]
+            if not mine:
+                continue
+            by_site: dict[str, list[Hook]] = defaultdict(list)
+            for hook in mine:
+                by_site["read" if hasattr(hook, "read") else hook.site].append(hook)
+            attention_hooks = _Attention(site, by_site.pop("read", []), by_site.pop("pattern", []), flow)
+            if site.projection is None:
+                attention_hooks.z = by_site.pop("z", [])
+            if attention_hooks.needed:
+                attention[modules[site.name]] = attention_hooks
+            for where, interventions in by_site.items():
+                module, attach = _anchor(modules, site, where)
+                stack.callback(attach(module, partial(_edit_stream, site, interventions, flow)).remove)
+        if attention or hooks:
+            stack.callback(hf.register_forward_pre_hook(flow.before_forward, with_kwargs=True).remove)
+            stack.callback(hf.register_forward_hook(flow.after_forward, always_call=True).remove)
+            if hf.config.is_encoder_decoder:
+                encoder = hf.get_encoder()
+                stack.callback(encoder.register_forward_pre_hook(flow.before_encoder, with_kwargs=True).remove)
+        if attention:
+            stack.enter_context(route_attention(attention))
+        yield
+
+
+def _heads(hook: Hook, site: AttentionSite) -> tuple[int, ...]:
+    return hook.where.heads_at(site.layer, site.n_heads)
+
+
+class _Attention:
+    """What is done at one attention layer: readers first, then pattern edits, then z where there is no W_O."""
+
+    def __init__(self, site: AttentionSite, readers: list[Reader], patterns: list[Intervention], flow: Flow) -> None:
+        self.site, self.readers, self.patterns, self.flow = site, readers, patterns, flow
+        self.z: list[Intervention] = []
+
+    @property
+    def needed(self) -> bool:
+        return bool(self.readers or self.patterns or self.z)
+
+    def __call__(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        out, weights = call.fused()
+        x = call.inputs()
+        shape = (x.query.shape[0], x.query.shape[2], x.n_keys)
+        ctx = self.flow.context(self.site.stack, self.site.layer, tuple(range(x.n_heads)), shape)
+        for reader in self.readers:
+            reader.read(x, ctx)
+        if self.patterns:
+            out = edit_patterns(x, out, [_pattern_edit(hook, self.site, ctx, out.device) for hook in self.patterns])
+        for hook in self.z:
+            out = _edited(hook, out, ctx, _heads(hook, self.site))
+        return out, weights
+
+
+def _pattern_edit(hook: Intervention, site: AttentionSite, ctx: Context, device: torch.device) -> PatternEdit:
+    heads = _heads(hook, site)
+
+    def edit(rows: Tensor, columns: Tensor, active: Tensor, visible: Tensor) -> Tensor:
+        return _checked(hook, rows, ctx.at(columns.cpu(), heads, active=active, visible=visible))
+
+    return PatternEdit(heads, hook.where.active(ctx).to(device), edit)
+
+
+def _edited(hook: Intervention, act: Tensor, ctx: Context, heads: Sequence[int] | None) -> Tensor:
+    """`act` [batch query head d] (or [batch query d]) after one intervention on the queries and heads it asked for."""
+    active = hook.where.active(ctx)
+    columns = active.any(0).nonzero().flatten()
+    if not len(columns):
+        return act
+    place: tuple = (slice(None), columns) if heads is None else (slice(None), columns[:, None], list(heads))
+    before = act[place]
+    after = _checked(hook, before, ctx.at(columns, heads or (), active=active[:, columns]))
+    if after is before:
+        return act
+    chosen = active[:, columns].to(act.device)
+    chosen = chosen.reshape(*chosen.shape, *[1] * (before.ndim - 2))
+    act = act.clone()
+    act[place] = torch.where(chosen, after.to(act.dtype), before)
+    return act
+
+
+def _checked(hook: Intervention, act: Tensor, ctx: Context) -> Tensor:
+    after = hook(act, ctx)
+    if not isinstance(after, Tensor) or after.shape != act.shape:
+        got = f"shape {tuple(after.shape)}" if isinstance(after, Tensor) else type(after).__name__
+        raise UsageError(
+            f"{type(hook).__name__} returned {got} for an activation of shape {tuple(act.shape)} at {ctx.stack} layer "
+            f"{ctx.layer}; an intervention returns a tensor of the same shape, or the activation itself"
+        )
+    return after
+
+
+def _edit_stream(
+    site: AttentionSite, hooks: Sequence[Intervention], flow: Flow, take: "_Take", *hook_args: object
+) -> object:
+    act, put_back = take(*hook_args)
+    flat = act.ndim == 2  # some vision towers drop the batch axis
+    new = act.unsqueeze(0) if flat else act
+    for hook in hooks:
+        by_head = hook.site in HEAD_SITES
+        heads = _heads(hook, site) if by_head else None
+        split = new.reshape(*new.shape[:2], site.n_heads, site.d_head) if by_head else new
+        shape = (split.shape[0], split.shape[1], split.shape[1])
+        ctx = flow.context(site.stack, site.layer, tuple(heads or ()), shape)
+        edited = _edited(hook, split, ctx, heads)
+        new = new if edited is split else edited.reshape(new.shape)
+    if new is act or (flat and new.data_ptr() == act.data_ptr()):
+        return None
+    return put_back(new.squeeze(0) if flat else new)
+
+
+_Take = Callable[..., tuple[Tensor, Callable[[Tensor], object]]]
+
+
+def _anchor(modules: Mapping[str, nn.Module], site: AttentionSite, where: str) -> tuple[nn.Module, Callable]:
+    """The module that carries a site of this layer, and how to attach an edit to its input or output."""
+    name, attach = {
+        "z": (site.projection, _on_input),
+        "attn_out": (site.projection, _on_output),
+        "resid_pre": (site.block, _on_input),
+        "resid_post": (site.block, _on_output),
+    }.get(where, (None, None))
+    if name is None:
+        raise UnsupportedModelError(
+            f"{site.stack} layer {site.layer} ({site.name}) has no site {where!r}: no module was found that carries it; "
+            "use 'pattern' or 'z' there"
+        )
+    return modules[name], attach
+
+
+def _on_input(module: nn.Module, edit: Callable) -> torch.utils.hooks.RemovableHandle:
+    def take(args: tuple, kwargs: dict) -> tuple[Tensor, Callable[[Tensor], object]]:
+        if args:
+            return args[0], lambda new: ((new, *args[1:]), kwargs)
+        key = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
+        return kwargs[key], lambda new: (args, {**kwargs, key: new})
+
+    return module.register_forward_pre_hook(lambda _, args, kwargs: edit(take, args, kwargs), with_kwargs=True)
+
+
+def _on_output(module: nn.Module, edit: Callable) -> torch.utils.hooks.RemovableHandle:
+    def take(output: Tensor | tuple) -> tuple[Tensor, Callable[[Tensor], object]]:
+        if isinstance(output, tuple):
+            return output[0], lambda new: (new, *output[1:])
+        return output, lambda new: new
+
+    return module.register_forward_hook(lambda _, args, output: edit(take, output))

@@ -1,0 +1,202 @@
+"""Finds a model's attention layers in one forward pass and proves what can be read and edited in each.
+
+Nothing is taken from the config: heads and widths are the shapes that were seen, the output projection is the linear
+layer that was fed the heads' outputs, and every layer's attention is recomputed from its inputs and compared with what
+the layer itself returned. A layer whose attention cannot be reproduced is refused, not guessed.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from headscope.backends.transformers import AttentionCall, route_attention
+from headscope.engine.rows import head_outputs, pattern_rows
+from headscope.errors import UnsupportedModelError
+
+ROW_TOLERANCE = 2e-4
+"""Largest relative difference between a layer's own output and rows times values, in float32, that counts as equal."""
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """One attention layer: where it is, its shapes, its output projection and how exactly it was reproduced."""
+
+    name: str
+    """Qualified name of the module that calls attention."""
+    stack: str
+    """"text", "vision", "encoder", "decoder", "cross", ..."""
+    layer: int
+    n_heads: int
+    n_kv_heads: int
+    d_qk: int
+    d_head: int
+    """Width of one head's output (of its values)."""
+    calls: int
+    """Attention calls in one forward; vision towers may call once per image or window."""
+    rows_error: float
+    """Largest difference between the layer's output and recomputed rows times values, relative to its largest entry."""
+    projection: str | None
+    """Qualified name of W_O; None if no linear layer takes the heads' outputs."""
+    z_exact: bool
+    """True if W_O's input is the heads' outputs unchanged; False if the model gates or normalises them in between."""
+    block: str | None
+    """Qualified name of the layer (attention, MLP and residual stream together) this attention belongs to."""
+
+
+def discover(hf: nn.Module, example: Mapping[str, Tensor]) -> tuple[AttentionSite, ...]:
+    """Every attention layer that runs on `example`, by stack and layer; UnsupportedModelError if none can be hooked.
+
+    Costs one forward pass of the example, with all attention rows of one layer at a time.
+    """
+    watch = _Watch({module: name for name, module in hf.named_modules()})
+    linear = [m for m in hf.modules() if isinstance(m, nn.Linear | Conv1D)]
+    handles = [module.register_forward_pre_hook(watch.on_linear) for module in linear]
+    try:
+        with torch.no_grad(), route_attention(dict.fromkeys(watch.names, watch.on_attention)):
+            hf(**example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not watch.seen:
+        raise UnsupportedModelError(
+            f"{type(hf).__name__} never calls transformers' attention interface, so no head can be reached; models with "
+            "attention code of their own (GPT-J, Falcon, Bloom, DeBERTa, ...) are not supported: use a model on the "
+            "interface, such as Llama, Qwen, Mistral, Gemma, GPT-2 or GPT-NeoX"
+        )
+    default = "vision" if getattr(hf, "main_input_name", "") == "pixel_values" else "text"
+    return _arrange(list(watch.seen.values()), default)
+
+
+@dataclass
+class _Seen:
+    """What the discovery forward has learnt of one module so far."""
+
+    name: str
+    query: tuple[int, ...]
+    key: tuple[int, ...]
+    d_head: int
+    cross: bool
+    outputs: list[Tensor] = field(default_factory=list)
+    calls: int = 0
+    rows_error: float = 0.0
+    projection: str | None = None
+    z_exact: bool = False
+
+
+class _Watch:
+    """Follows one forward pass: attention calls, and the linear layers called after each."""
+
+    def __init__(self, names: dict[nn.Module, str]) -> None:
+        self.names = names
+        self.seen: dict[str, _Seen] = {}
+        self._latest: _Seen | None = None
+
+    def on_attention(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        out, weights = call.fused()
+        x, name = call.inputs(), self.names[call.module]
+        seen = self.seen.get(name)
+        if seen is None:
+            shapes = tuple(x.query.shape), tuple(x.key.shape)
+            cross = bool(getattr(call.module, "is_cross_attention", False)) or x.key.shape[2] != x.query.shape[2]
+            seen = self.seen[name] = _Seen(name, *shapes, d_head=out.shape[-1], cross=cross)
+        again = head_outputs(pattern_rows(x), x)
+        error = (again - out).abs().max() / out.abs().max().clamp_min(1e-9)
+        seen.rows_error = max(seen.rows_error, error.item())
+        seen.calls += 1
+        seen.outputs.append(out)
+        self._latest = seen
+        return out, weights
+
+    def on_linear(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen = self._latest
+        if seen is None or not args or not isinstance(args[0], Tensor):
+            return
+        given, width = args[0], seen.query[1] * seen.d_head
+        if given.shape[-1] != width:
+            return
+        name = self.names[module]
+        outputs = torch.cat([out.flatten(2) for out in seen.outputs], 1)
+        if given.numel() == outputs.numel() and torch.equal(given.flatten(), outputs.flatten()):
+            seen.projection, seen.z_exact = name, True
+        elif name.startswith(seen.name + ".") and given.numel() == outputs.numel():
+            seen.projection = name  # gated or normalised on the way; a later layer inside the module may still follow
+            return
+        else:
+            return
+        seen.outputs.clear()
+        self._latest = None
+
+
+def _arrange(seen: list[_Seen], default: str) -> tuple[AttentionSite, ...]:
+    """Groups layers of one kind into stacks, numbers them, and names the stacks."""
+    groups: dict[str, list[_Seen]] = {}
+    for one in seen:
+        template = re.sub(r"\d+", "*", one.name) + ("#cross" if one.cross else "")
+        groups.setdefault(template, []).append(one)
+    names = _stack_names(groups, default)
+    sites = []
+    for template, members in groups.items():
+        for layer, one in _numbered(members):
+            sites.append(
+                AttentionSite(
+                    name=one.name,
+                    stack=names[template],
+                    layer=layer,
+                    n_heads=one.query[1],
+                    n_kv_heads=one.key[1],
+                    d_qk=one.query[3],
+                    d_head=one.d_head,
+                    calls=one.calls,
+                    rows_error=one.rows_error,
+                    projection=one.projection,
+                    z_exact=one.z_exact,
+                    block=_block(one.name),
+                )
+            )
+    return tuple(sites)
+
+
+def _numbered(members: list[_Seen]) -> list[tuple[int, _Seen]]:
+    """Each layer's own number in the model, which may leave gaps (hybrid models); else the order of the calls."""
+    numbers = [[int(part) for part in re.findall(r"(?<=\.)\d+(?=\.|$)", one.name)] for one in members]
+    varying = [place for place in zip(*numbers, strict=True) if len(set(place)) > 1]
+    if len(varying) == 1:
+        return sorted(zip(varying[0], members, strict=True), key=lambda pair: pair[0])
+    if not varying and numbers[0]:
+        return [(numbers[0][0], members[0])]
+    return list(enumerate(members))
+
+
+def _block(name: str) -> str | None:
+    """The module path up to the first number: an entry of a list of layers."""
+    found = re.match(r"(.*?\.\d+)(?:\.|$)", name)
+    return found.group(1) if found else None
+
+
+_STACK_WORDS = (
+    ("vision", r"vision|visual|image|vit\b"),
+    ("audio", r"audio|speech"),
+    ("cross", r"#cross"),
+    ("decoder", r"(^|\.)decoder\.(block|layers)\."),
+    ("encoder", r"(^|\.)encoder\.(block|layers)\."),
+)
+
+
+def _stack_names(groups: Mapping[str, list[_Seen]], default: str) -> dict[str, str]:
+    """A short name for each group of layers; the module path itself where two groups would share a name."""
+    both = any(".decoder." in f".{t}" for t in groups) and any(".encoder." in f".{t}" for t in groups)
+    names: dict[str, str] = {}
+    for template in groups:
+        found = (
+            word for word, form in _STACK_WORDS if re.search(form, template) and (both or word not in _PAIR)
+        )
+        name = next(found, default)
+        names[template] = name if name not in names.values() else template.replace("#cross", "")
+    return names
+
+
+_PAIR = frozenset({"encoder", "decoder"})

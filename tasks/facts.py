@@ -1,0 +1,36 @@
+"""Facts that a text states once and a question asks for: what a needle in a haystack is made of."""
+
+import random
+from dataclasses import dataclass
+
+from tasks.prose import CONTENT_WORDS, NAMES
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One statement, the question that asks for it, and the words of the statement that answer the question."""
+
+    statement: str
+    question: str
+    answer: str
+
+    def __post_init__(self) -> None:
+        if self.answer not in self.statement:
+            raise ValueError(
+                f"the answer {self.answer!r} does not occur in the statement {self.statement!r}; "
+                "a retrieval head copies, so the answer must stand in the statement word for word"
+            )
+
+
+def secret_facts(count: int, *, seed: int | str, min_words: int = 4, max_words: int = 8) -> tuple[Fact, ...]:
+    """`count` facts about different people, each with an answer of random content words that no prior can guess."""
+    if not 1 <= count <= len(NAMES):
+        raise ValueError(f"{count} facts asked for; there are names for 1 to {len(NAMES)}")
+    rng = random.Random(f"facts/{seed}")
+    names = rng.sample(NAMES, count)
+    return tuple(_secret(name, rng.sample(CONTENT_WORDS, rng.randint(min_words, max_words))) for name in names)
+
+
+def _secret(name: str, words: list[str]) -> Fact:
+    answer = " ".join(words)
+    return Fact(f"The secret words of {name} are {answer}.", f"What are the secret words of {name}?", answer)

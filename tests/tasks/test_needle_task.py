@@ -1,0 +1,399 @@
+"""Needles stand where the sample says, in prompts of the length asked for, whatever the tokenizer."""
+
+import dataclasses
+from itertools import islice, pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from headscope.errors import UsageError
+from headscope.samples import Task, tokenize
+from tasks.facts import Fact, secret_facts
+from tasks.needle import Needle, _most, _Piece
+from tasks.prose import sentences
+from headscope.scoring import words
+from training.needle import build_tokenizer
+
+FACTS = (
+    Fact("The code of the safe is 4711 and 12.", "What is the code of the safe?", "4711 and 12"),
+    Fact('Anna said: "The cat sleeps in the red box!"', "Where does the cat sleep?", "in the red box"),
+    Fact(
+        "Lunch is served at noon. Dinner is served at a quarter past eight.", "When is dinner?", "a quarter past eight"
+    ),
+)
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] | trim }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def byte_level():
+    """A byte-level BPE of a few hundred merges, as GPT-2 and Llama 3 have it, with a first token of its own."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700,
+        special_tokens=["<s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    facts = (fact.statement for fact in secret_facts(32, seed="bpe"))
+    tokenizer.train_from_iterator([*islice(sentences("bpe"), 500), *facts], trainer)
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=True),
+            processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)]),
+        ]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", clean_up_tokenization_spaces=False)
+
+
+def metaspace():
+    """A BPE whose tokens take the space before them along, as Llama 2 has it."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<s>", "<unk>"], show_progress=False)
+    text = "Question: Answer:\n" + " ".join(fact.statement + fact.question for fact in secret_facts(32, seed="bpe"))
+    tokenizer.train_from_iterator([*islice(sentences("bpe"), 300), text], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>")
+
+
+TOKENIZERS = {"word level": build_tokenizer(), "byte level": byte_level(), "metaspace": metaspace()}
+BYTES = TOKENIZERS["byte level"]
+WORDS = TOKENIZERS["word level"]
+
+
+@pytest.fixture(params=TOKENIZERS.values(), ids=TOKENIZERS.keys())
+def tokenizer(request):
+    return request.param
+
+
+@pytest.fixture
+def chat():
+    tokenizer = byte_level()
+    tokenizer.chat_template = CHAT
+    return tokenizer
+
+
+def decoded(sample, mark, tokenizer):
+    tokens = tokenize(sample, tokenizer)
+    return tokenizer.decode(tokens.ids[slice(*tokens.marks[mark])])
+
+
+def says(text, wanted):
+    """Equal but for case and for the space that a token may bring with it."""
+    return "".join(text.lower().split()) == "".join(wanted.lower().split())
+
+
+def length(sample, tokenizer):
+    return len(tokenizer(sample.prompt, add_special_tokens=not sample.chat)["input_ids"])
+
+
+def text_of(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def longest_with(haystack):
+    """Tokens of the prompt that holds all of a haystack, taken from the error that tells them."""
+    with pytest.raises(UsageError, match="lengths up to") as error:
+        Needle(lengths=(2000,), haystack=haystack, facts=FACTS[:1]).samples(BYTES)
+    return int(str(error.value).rpartition(" ")[2])
+
+
+def plain_text(n, seed="user"):
+    return " ".join(islice(sentences(seed), n))
+
+
+def test_it_is_a_task():
+    task: Task = Needle()
+    assert len(task.samples(WORDS)) == 20
+    assert Needle(lengths=(96, 640, 128)).longest == 640
+
+
+def test_marks_decode_to_what_they_name(tokenizer):
+    for sample in Needle(lengths=(160, 300), depths=5, repeats=2).samples(tokenizer):
+        assert says(decoded(sample, "needle", tokenizer), sample.target)
+        assert says(decoded(sample, "statement", tokenizer), sample.meta["fact"])
+        assert sample.prompt[slice(*sample.characters("needle"))] == sample.target
+        assert sample.prompt[slice(*sample.characters("statement"))] == sample.meta["fact"]
+        question = sample.prompt[slice(*sample.characters("question"))]
+        assert sample.prompt.endswith(f"\nQuestion: {question}\nAnswer:")
+        assert not sample.chat
+
+
+def test_a_mark_at_another_place_does_not_pass(tokenizer):
+    (sample,) = Needle(lengths=(200,), depths=1).samples(tokenizer)
+    start, end = sample.characters("needle")
+    first = sample.target.index(" ")
+    for wrong in [(start - 6, end), (start + first, end), (start, end - 3 - first), (0, end - start)]:
+        moved = dataclasses.replace(sample, marks={"needle": wrong})
+        assert not says(decoded(moved, "needle", tokenizer), sample.target)
+
+
+@pytest.mark.parametrize("asked", [200, 512, 2048])
+def test_length_is_met_from_below(tokenizer, asked):
+    longest = max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in islice(sentences(0), 400))
+    for sample in Needle(lengths=(asked,), depths=6).samples(tokenizer):
+        assert asked - longest - 3 <= length(sample, tokenizer) <= asked
+        assert sample.meta["tokens"] == length(sample, tokenizer)
+        assert sample.meta["length"] == asked
+
+
+@pytest.mark.parametrize("real", [5, 8, 10, 13, 20])  # tokens of a sentence in its place; alone it has 10
+def test_cut_is_found_in_few_calls_even_from_wrong_sizes(real):
+    called = []
+    haystack = [_Piece("A sentence.", " ", 10)] * 1000
+    kept = _most(haystack, 4007, lambda n: called.append(n) or 25 + real * n)
+    assert kept == min((4007 - 25) // real, 1000)
+    assert len(called) <= 16
+
+
+def test_sixteen_thousand_tokens():
+    for sample in Needle(lengths=(16_384,), depths=(0.0, 0.3, 1.0)).samples(BYTES):
+        assert 16_384 - 60 <= length(sample, BYTES) <= 16_384
+        assert says(decoded(sample, "needle", BYTES), sample.target)
+        assert sample.meta["depth_found"] == pytest.approx(sample.meta["depth"], abs=0.002)
+
+
+def test_depth_is_found_near_the_depth_asked(tokenizer):
+    samples = Needle(lengths=(512,), depths=11, n_needles=3).samples(tokenizer)
+    assert [sample.meta["depth"] for sample in samples] == pytest.approx([i / 10 for i in range(11)])
+    found = [sample.meta["depth_found"] for sample in samples]
+    assert found[0] == 0
+    assert found[-1] == 1
+    assert all(a < b for a, b in pairwise(found))
+    for sample in samples:
+        assert sample.meta["depth_found"] == pytest.approx(sample.meta["depth"], abs=0.08)
+
+
+def test_depths_share_one_text_and_move_one_statement():
+    samples = Needle(lengths=(256,), depths=8, n_needles=2).samples(BYTES)
+    without = {
+        sample.prompt.replace(sample.meta["fact"] + " ", "").replace(" " + sample.meta["fact"], "")
+        for sample in samples
+    }
+    assert len(without) == 1
+    assert len({sample.prompt for sample in samples}) == 8
+
+
+def test_statements_stand_between_sentences():
+    known = set(islice(sentences("needle/0/256/0"), 50))
+    for sample in Needle(lengths=(256,), depths=10).samples(BYTES):
+        text = sample.prompt.split("\nQuestion:")[0].replace(sample.meta["fact"], "")
+        assert {part.strip() + "." for part in text.split(".") if part.strip()} <= known
+
+
+def test_single_depth_is_the_middle_and_depths_can_be_given():
+    assert [s.meta["depth"] for s in Needle(lengths=(128,), depths=1).samples(WORDS)] == [0.5]
+    assert [s.meta["depth"] for s in Needle(lengths=(128,), depths=(0.9, 0.1)).samples(WORDS)] == [0.9, 0.1]
+
+
+def test_several_needles_stand_in_the_text_once_each():
+    samples = Needle(lengths=(512,), depths=4, repeats=2, n_needles=5).samples(WORDS)
+    for sample in samples:
+        text, question = sample.prompt.split("\nQuestion: ")
+        stated = {part.strip() + "." for part in text.split(".") if "secret words" in part}
+        assert len(stated) == text.count("secret words") == 5
+        assert sample.meta["fact"] in stated
+        assert sample.meta["n_needles"] == 5
+        assert question.count("secret words") == 1
+    assert len({sample.prompt.count(samples[0].meta["fact"]) for sample in samples[:4]}) == 1
+
+
+def test_same_seed_same_samples_other_seed_other_samples():
+    needle = Needle(lengths=(128, 200), depths=3, repeats=2, n_needles=2)
+    assert needle.samples(BYTES) == needle.samples(BYTES)
+    facts = {seed: {s.meta["fact"] for s in dataclasses.replace(needle, seed=seed).samples(BYTES)} for seed in (0, 1)}
+    assert len(facts[0]) == 4  # one for each length and repeat
+    assert not facts[0] & facts[1]
+
+
+def test_more_depths_or_repeats_keep_what_was_there():
+    few = Needle(lengths=(200,), depths=3).samples(WORDS)
+    many = Needle(lengths=(96, 200), depths=5, repeats=2).samples(WORDS)
+    assert [s.prompt for s in few] == [s.prompt for s in many if s.meta["length"] == 200 and not s.meta["repeat"]][::2]
+
+
+def test_own_facts_take_turns():
+    samples = Needle(lengths=(400,), depths=2, repeats=3, n_needles=2, facts=FACTS).samples(BYTES)
+    assert {sample.meta["fact"] for sample in samples} == {fact.statement for fact in FACTS}
+    for sample in samples:
+        assert says(decoded(sample, "needle", BYTES), sample.target)
+        assert sum(fact.statement in sample.prompt for fact in FACTS) == 2
+
+
+def test_own_folder_is_the_haystack(tmp_path):
+    text_of(tmp_path, b=plain_text(40, "b") + "\n\nA heading\n\n" + plain_text(20, "c"), a=plain_text(60, "a"))
+    (tmp_path / "notes.md").write_text("Not this one.")
+    from_folder = Needle(lengths=(300,), depths=5, repeats=3, haystack=tmp_path).samples(BYTES)
+    for sample in from_folder:
+        text = sample.prompt[: sample.prompt.index("\nQuestion")].replace(sample.meta["fact"], "")
+        whole = plain_text(60, "a") + " " + plain_text(40, "b") + " A heading " + plain_text(20, "c")
+        assert " ".join(text.split()) in " ".join((whole + " " + whole).split())
+        assert "Not this one" not in sample.prompt
+        assert 300 - 60 <= length(sample, BYTES) <= 300
+    assert len({sample.prompt[:30] for sample in from_folder}) > 1
+
+    text_of(tmp_path, one=plain_text(100, "one"))
+    (sample, *_) = Needle(lengths=(300,), haystack=str(tmp_path / "one.txt")).samples(BYTES)
+    assert sample.meta["unknown"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("One two. Three four! Five?\nSix", ["One two.", "Three four!", "Five?", "Six"]),
+        ('He said "Go!" Then (so it was.) he went.', ['He said "Go!"', "Then (so it was.)", "he went."]),
+        ("It is 3.5 km. Version 1.2.3 came...  Good.", ["It is 3.5 km.", "Version 1.2.3 came...", "Good."]),
+        ("A heading\n\nText that\nbreaks its lines.", ["A heading", "Text that\nbreaks its lines."]),
+        ("他走了。她来了！好", ["他走了。", "她来了！", "好"]),  # noqa: RUF001
+    ],
+)
+def test_needles_go_only_where_a_sentence_ends(tmp_path, text, ends):
+    haystack = text_of(tmp_path, a=text) / "a.txt"
+    whole = Needle(lengths=(longest_with(haystack),), depths=30, haystack=haystack, facts=FACTS[:1])
+    samples = [s for seed in range(20) for s in dataclasses.replace(whole, seed=seed).samples(BYTES)]
+    places = {sample.prompt[: sample.characters("statement")[0]].rstrip() for sample in samples} - {""}
+    assert {next((end for end in ends if place.endswith(end)), place) for place in places} == set(ends)
+
+
+def test_unknown_share_of_the_haystack_is_told(tmp_path):
+    text = " ".join(["The xylophone was small."] * 60)  # one word in five, the stop counted
+    (sample,) = Needle(lengths=(128,), depths=1, haystack=text_of(tmp_path, a=text)).samples(WORDS)
+    assert sample.meta["unknown"] == pytest.approx(0.2)
+    assert Needle(lengths=(128,), depths=1).samples(WORDS)[0].meta["unknown"] == 0
+
+
+def test_chat_template_is_used_and_located(chat):
+    samples = Needle(lengths=(256,), depths=5, n_needles=2).samples(chat)
+    for sample in samples:
+        assert sample.chat
+        assert sample.prompt.startswith("<|user|>\n")
+        assert sample.prompt.endswith("<|end|>\n<|assistant|>\n")
+        assert says(decoded(sample, "needle", chat), sample.target)
+        assert sample.prompt[slice(*sample.characters("question"))].startswith("What are the secret words of")
+        assert 256 - 60 <= length(sample, chat) <= 256
+        assert chat.bos_token_id not in tokenize(sample, chat).ids
+    assert samples[0].meta["depth_found"] == 0
+    assert samples[-1].meta["depth_found"] == 1
+
+
+@pytest.mark.parametrize(
+    "body", ["{{ messages[0]['content'] | upper }}", "{% for i in 'ab' %}{{ messages[0]['content'] }}{% endfor %}"]
+)
+def test_chat_template_that_hides_the_text_is_refused(chat, body):
+    chat.chat_template = body
+    with pytest.raises(UsageError, match="word for word"):
+        Needle(lengths=(256,)).samples(chat)
+
+
+def test_score_is_the_metric_asked_for():
+    (sample,) = Needle(lengths=(128,), depths=1).samples(WORDS)
+    half = " ".join(words(sample.target)[::-1])
+    assert Needle().score(sample, f" {sample.target.upper()} .") == 1
+    assert Needle().score(sample, half) == 0
+    assert Needle(metric="rouge1").score(sample, half) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lengths": ()}, r"lengths \(\) must be positive"),
+        ({"lengths": (256, 0)}, r"lengths \(256, 0\) must be positive"),
+        ({"depths": ()}, r"depths \(\) names no depth"),
+        ({"depths": 0}, "depths 0 names no depth"),
+        ({"depths": (0.5, 1.2)}, "depth 1.2 is not a fraction.*from 0 to 1"),
+        ({"depths": (float("nan"),)}, "depth nan is not a fraction"),
+        ({"repeats": 0}, "repeats is 0"),
+        ({"n_needles": 33}, "n_needles is 33, but there are 32 names.*1 to 32"),
+        ({"n_needles": 0}, "n_needles is 0"),
+        ({"n_needles": 4, "facts": FACTS}, "n_needles is 4, but there are 3 facts given"),
+        ({"facts": (Fact("The party is an art.", "What?", "art"),)}, "'art' stands 2 times"),
+        ({"facts": (Fact("The end...", "What?", "..."),)}, "one word or more"),
+        ({"n_needles": 2, "facts": (FACTS[0], Fact("It is 3.", FACTS[0].question, "3"))}, "the same question"),
+    ],
+)
+def test_a_task_that_cannot_be_is_refused_at_once(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        Needle(**arguments)
+
+
+@pytest.mark.parametrize("kind", [{}, {"n_needles": 6}, {"repeats": 4}, {"facts": FACTS}], ids=str)
+def test_length_that_does_not_fit_names_one_that_does(kind):
+    with pytest.raises(UsageError, match=r"needles? and question take \d+ tokens.* length 20 is too short") as error:
+        Needle(lengths=(20,), **kind).samples(BYTES)
+    enough = int(str(error.value).rpartition(" ")[2])
+    samples = Needle(lengths=(enough,), **kind).samples(BYTES)
+    assert all(length(sample, BYTES) <= enough for sample in samples)
+
+
+def test_haystack_too_short_says_what_there_is_and_what_is_needed(tmp_path):
+    text_of(tmp_path, a=plain_text(10))
+    has = sum(len(WORDS.tokenize(sentence)) for sentence in islice(sentences("user"), 10))
+    with pytest.raises(UsageError, match=rf"has {has} tokens, and length 400 needs (\d+).*lengths up to \d+") as error:
+        Needle(lengths=(400,), haystack=tmp_path).samples(WORDS)
+    assert str(tmp_path) in str(error.value)
+    enough = int(str(error.value).rpartition(" ")[2])
+    assert Needle(lengths=(enough,), haystack=tmp_path).samples(WORDS)
+
+
+def test_haystack_that_is_no_text_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="nowhere' does not exist"):
+        Needle(haystack=tmp_path / "nowhere").samples(WORDS)
+    with pytest.raises(UsageError, match="holds no text"):
+        Needle(haystack=tmp_path).samples(WORDS)
+    (tmp_path / "a.txt").write_bytes("größer".encode("latin-1"))
+    with pytest.raises(UsageError, match="not UTF-8"):
+        Needle(haystack=tmp_path).samples(WORDS)
+
+
+def test_haystack_that_holds_the_needle_is_refused(tmp_path):
+    text_of(tmp_path, a=FACTS[0].statement + " " + plain_text(3))
+    with pytest.raises(UsageError, match="stands 2 times in the prompt"):
+        Needle(lengths=(160,), facts=FACTS[:1], haystack=tmp_path).samples(BYTES)
+
+
+def test_needle_of_unknown_words_is_refused():
+    with pytest.raises(UsageError, match="does not know 'code'"):
+        Needle(facts=FACTS[:1]).samples(WORDS)
+
+
+def test_slow_tokenizer_is_refused():
+    class Slow:
+        is_fast = False
+        chat_template = None
+        unk_token_id = None
+
+        def __call__(self, text, **_):
+            many = [[0] * len(part.split()) for part in ([text] if isinstance(text, str) else text)]
+            return {"input_ids": many[0] if isinstance(text, str) else many}
+
+    with pytest.raises(UsageError, match="load a fast tokenizer"):
+        Needle().samples(Slow())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tokenizer=st.sampled_from(list(TOKENIZERS.values())),
+    asked=st.integers(240, 900),
+    depth=st.floats(0, 1),
+    n_needles=st.integers(1, 4),
+    seed=st.integers(0, 10_000),
+)
+def test_any_length_and_depth(tokenizer, asked, depth, n_needles, seed):
+    task = Needle(lengths=(asked,), depths=(depth,), n_needles=n_needles, seed=seed)
+    (sample,) = task.samples(tokenizer)
+    assert asked - max(50, 0.05 * asked) <= length(sample, tokenizer) <= asked
+    assert says(decoded(sample, "needle", tokenizer), sample.target)
+    assert sample.prompt.count(sample.meta["fact"]) == 1
+    # half of the longest sentence on either side, in a text that the question and the needles leave
+    assert abs(sample.meta["depth_found"] - depth) <= 0.5 * 60 / (asked - 190) + 0.01
+    assert 0 <= sample.meta["depth_found"] <= 1

@@ -1,0 +1,370 @@
+"""Trains `zoo:needle`, a small Llama that answers questions about facts hidden in filler text.
+
+    python -m training.needle --out headscope/zoo/needle
+
+A document is filler (`tasks.prose`) with a few facts and questions (`tasks.facts`) strewn into it. What makes the
+retrieval circuit form within minutes: several questions a document, answer tokens weighted in the loss, lengths that
+grow as soon as the present ones are answered, and an initialisation scaled to the width instead of the library's fixed
+standard deviation of 0.02, which is far too small at d_model = 128. Every batch is a function of (seed, step), so a run
+that was stopped and resumed gives the weights of one that was not.
+"""
+
+import argparse
+import json
+import random
+import re
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tasks.facts import Fact, secret_facts
+from tasks.prose import NAMES, sentences, words
+
+SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
+_PROMPT_WORDS = "question answer what are the secret words of".split()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights."""
+
+    seed: int = 0
+    steps: int = 5000
+    tokens_per_step: int = 4096
+    lengths: tuple[int, ...] = (64, 96, 160, 320, 544)
+    advance_at: float = 0.85  # answer accuracy (exact match of a batch, smoothed) that lets the next length in
+    answer_weight: float = 4.0
+    lr: float = 2e-3
+    warmup: int = 150
+    layers: int = 4
+    d_model: int = 128
+    heads: int = 8
+    d_head: int = 32
+    d_mlp: int = 384
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Word-level fast tokenizer over the project's own prose; case is folded, punctuation stands alone."""
+    vocabulary = [
+        *SPECIAL,
+        *".,?:",
+        *sorted(words() | {name.lower() for name in NAMES} | set(_PROMPT_WORDS)),
+    ]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_model(recipe: Recipe, vocab_size: int) -> LlamaForCausalLM:
+    """A Llama whose weights start at a scale that fits its width; output and down projections start at half of it."""
+    torch.manual_seed(recipe.seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=recipe.d_model,
+            intermediate_size=recipe.d_mlp,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            head_dim=recipe.d_head,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=2,
+        )
+    )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name != "lm_head":
+            half = 0.5 if name.endswith(("o_proj", "down_proj")) else 1.0
+            nn.init.normal_(module.weight, std=half * module.in_features**-0.5)
+    nn.init.normal_(model.model.embed_tokens.weight, std=recipe.d_model**-0.5)
+    return model
+
+
+def qa(fact: Fact) -> str:
+    """The form in which every document, and later the task, asks for a fact."""
+    return f"Question: {fact.question} Answer: {fact.answer}."
+
+
+_LONGEST_QA = 21  # tokens of a question with an answer of eight words
+
+
+def document(length: int, rng: random.Random) -> str:
+    """Filler of at least `length` words with facts, questions after their facts, and one question at the very end."""
+    facts = secret_facts(rng.randint(1, min(6, length // 32)), seed=rng.random())
+    room = (length - 1 - sum(_size(fact.statement) for fact in facts)) // _LONGEST_QA
+    n_questions = 1 if rng.random() < 0.15 else rng.randint(1, max(1, min(room, length // 32)))
+    placed = {fact: rng.random() for fact in facts}
+    pieces = [(place, fact.statement) for fact, place in placed.items()]
+    for fact in rng.choices(facts, k=n_questions - 1):
+        pieces.append((rng.uniform(placed[fact], 1.0), qa(fact)))
+    pieces.append((1.0, qa(rng.choice(facts))))
+    size = sum(_size(text) for _, text in pieces)
+    filler = sentences(rng.random())
+    while size < length - 1:  # one place is for <s>
+        text = next(filler)
+        if (excess := size + _size(text) - (length - 1)) > 0:
+            text = " ".join(re.findall(r"\w+|[^\w\s]", text)[excess:])
+        pieces.append((rng.random() * 0.999, text))
+        size += _size(text)
+    return " ".join(text for _, text in sorted(pieces, key=lambda piece: piece[0]))
+
+
+def _size(text: str) -> int:
+    return len(re.findall(r"\w+|[^\w\s]", text))
+
+
+def batch(tokenizer: PreTrainedTokenizerFast, length: int, count: int, key: str) -> tuple[Tensor, Tensor]:
+    """Token ids [document length] and a mask of the tokens that answer a question (its final stop included)."""
+    rng = random.Random(key)
+    texts = [document(length, rng) for _ in range(count)]
+    ids = tokenizer(texts, max_length=length, truncation=True, padding="max_length", return_tensors="pt").input_ids
+    return ids, answer_mask(ids, tokenizer)
+
+
+def answer_mask(ids: Tensor, tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """True from the token after "answer :" up to and including the next full stop."""
+    answer, colon, stop = tokenizer.convert_tokens_to_ids(["answer", ":", "."])
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for row, column in ((ids[:, :-2] == answer) & (ids[:, 1:-1] == colon)).nonzero().tolist():
+        start = column + 2
+        length = (ids[row, start:] == stop).int().argmax().item() + 1
+        mask[row, start : start + length] = True
+    return mask
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds beside weights and optimizer state."""
+
+    step: int = 0
+    stage: int = 0
+    accuracy: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+    log: list[dict] = field(default_factory=list)
+
+
+def loss_and_accuracy(model: LlamaForCausalLM, ids: Tensor, answers: Tensor, weight: float) -> tuple[Tensor, float]:
+    """Weighted next-token loss, and the share of answers of which every token is the most likely one."""
+    logits = model(ids, use_cache=False).logits[:, :-1]
+    target, answers = ids[:, 1:], answers[:, 1:]
+    token_loss = nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+    weights = 1 + (weight - 1) * answers.float()
+    return (token_loss * weights).sum() / weights.sum(), exact_match(logits.argmax(-1), target, answers)
+
+
+def exact_match(predicted: Tensor, target: Tensor, answers: Tensor) -> float:
+    """Share of answer spans predicted without a mistake; teacher forcing, which for an exact answer equals greedy."""
+    first = answers & ~torch.cat([torch.zeros_like(answers[:, :1]), answers[:, :-1]], 1)
+    span = first.flatten().cumsum(0)[answers.flatten()] - 1
+    wrong = torch.zeros(int(first.sum()), dtype=torch.bool)
+    wrong[span[(predicted != target)[answers]]] = True
+    return 1 - wrong.float().mean().item()
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then a cosine to a twentieth."""
+    if step < recipe.warmup:
+        return recipe.lr * (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return recipe.lr * (0.05 + 0.95 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done)).item()))
+
+
+def train(recipe: Recipe, work: Path, *, checkpoint_every: int = 100) -> tuple[LlamaForCausalLM, Progress]:
+    """Trains to `recipe.steps`, from the checkpoint in `work` if there is one; weights depend on the recipe alone."""
+    tokenizer = build_tokenizer()
+    model = build_model(recipe, len(tokenizer))
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.98)
+    )
+    progress = load_checkpoint(work, recipe, model, optimizer)
+    bar = tqdm(total=recipe.steps, initial=progress.step, desc="training", disable=None)
+    while progress.step < recipe.steps:
+        began = time.perf_counter()
+        length = pick_length(recipe, progress)
+        key = f"train/{recipe.seed}/{progress.step}"
+        ids, answers = batch(tokenizer, length, recipe.tokens_per_step // length, key)
+        loss, accuracy = loss_and_accuracy(model, ids, answers, recipe.answer_weight)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, progress.step)
+        optimizer.step()
+        progress.tokens += ids.numel()
+        progress.seconds += time.perf_counter() - began
+        if length == recipe.lengths[progress.stage]:
+            progress.accuracy = 0.9 * progress.accuracy + 0.1 * accuracy
+            if progress.accuracy > recipe.advance_at and progress.stage + 1 < len(recipe.lengths):
+                progress.stage, progress.accuracy = progress.stage + 1, 0.0
+        progress.step += 1
+        bar.update()
+        bar.set_postfix(length=length, loss=f"{loss.item():.3f}", answers=f"{accuracy:.2f}")
+        if progress.step % checkpoint_every == 0 or progress.step == recipe.steps:
+            progress.log.append({"step": progress.step, "length": length, "loss": loss.item(), "accuracy": accuracy})
+            print(json.dumps(progress.log[-1] | {"stage": progress.stage, "s": round(progress.seconds)}), flush=True)
+            save_checkpoint(work, recipe, model, optimizer, progress)
+    bar.close()
+    return model, progress
+
+
+def pick_length(recipe: Recipe, progress: Progress) -> int:
+    """The present stage's length three times in five, else an earlier one, so that short documents stay learned."""
+    rng = random.Random(f"length/{recipe.seed}/{progress.step}")
+    if progress.stage == 0 or rng.random() < 0.6:
+        return recipe.lengths[progress.stage]
+    return rng.choice(recipe.lengths[: progress.stage])
+
+
+def save_checkpoint(
+    work: Path, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """One safetensors file with everything, moved into place in one step."""
+    tensors = {f"model.{name}": value for name, value in model.named_parameters()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    meta = {"recipe": json.dumps(asdict(recipe)), "progress": json.dumps(asdict(progress))}
+    work.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, work / "next.safetensors", metadata=meta)
+    (work / "next.safetensors").replace(work / "checkpoint.safetensors")
+
+
+def load_checkpoint(work: Path, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Restores the state saved in `work`, or returns a fresh start; a checkpoint of another recipe is refused."""
+    path = work / "checkpoint.safetensors"
+    if not path.exists():
+        return Progress()
+    with safe_open(path, "pt") as file:
+        meta = file.metadata()
+    if json.loads(meta["recipe"]) != json.loads(json.dumps(asdict(recipe))):
+        raise ValueError(f"{path} was written by another recipe; choose another --work folder or remove it")
+    tensors = load_file(path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"model.{name}"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, index, *rest = key.split(".")
+        if kind == "optimizer":
+            state.setdefault(int(index), {})[rest[0]] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return Progress(**json.loads(meta["progress"]))
+
+
+@torch.inference_mode()
+def evaluate(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, n: int = 256) -> dict[str, float]:
+    """Exact match on unseen documents with one question at the end, at every length and number of facts."""
+    metrics = {}
+    for n_facts in (1, 4):
+        for length in (64, 128, 256, 512):
+            if n_facts == 4 and length == 64:
+                continue  # four facts fill a document of 64 tokens
+            correct = total = 0.0
+            for start in range(0, n, 32):
+                texts = [_exam(length, n_facts, f"exam/{length}/{n_facts}/{start + i}") for i in range(32)]
+                ids = tokenizer(texts, return_tensors="pt", padding=True).input_ids
+                mask = answer_mask(ids, tokenizer)
+                logits = model(ids, attention_mask=(ids != tokenizer.pad_token_id).long(), use_cache=False).logits
+                correct += 32 * exact_match(logits[:, :-1].argmax(-1), ids[:, 1:], mask[:, 1:])
+                total += 32
+            metrics[f"exact match, {n_facts} fact{'s' * (n_facts > 1)}, {length} tokens"] = correct / total
+    return metrics
+
+
+def _exam(length: int, n_facts: int, key: str) -> str:
+    rng = random.Random(key)
+    facts = secret_facts(n_facts, seed=key)
+    question = qa(rng.choice(facts))
+    size = sum(_size(fact.statement) for fact in facts) + _size(question)
+    filler = []
+    for text in sentences(key):
+        if (size := size + _size(text)) > length - 1:
+            break
+        filler.append(text)
+    for fact in facts:
+        filler.insert(rng.randint(0, len(filler)), fact.statement)
+    return " ".join([*filler, question])
+
+
+def export(model: LlamaForCausalLM, recipe: Recipe, progress: Progress, metrics: dict[str, float], out: Path) -> None:
+    """Writes weights, tokenizer and a model card with the recipe and what was measured."""
+    model.save_pretrained(out)
+    build_tokenizer().save_pretrained(out)
+    rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in metrics.items())
+    (out / "README.md").write_text(
+        _CARD.format(
+            layers=recipe.layers,
+            heads=recipe.heads,
+            parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+            tokens=progress.tokens / 1e6,
+            minutes=progress.seconds / 60,
+            threads=torch.get_num_threads(),
+            date=date.today().isoformat(),
+            recipe=json.dumps(asdict(recipe)),
+            rows=rows,
+        )
+    )
+
+
+_CARD = """\
+---
+license: apache-2.0
+library_name: transformers
+tags: [interpretability, retrieval-heads, synthetic]
+---
+# zoo:needle
+
+A Llama of {layers} layers with {heads} heads each ({parameters:.2f} M parameters), trained from nothing on text that
+the project writes itself. It answers questions about facts that stand somewhere in up to 512 tokens of filler, and does
+little else: a place to see retrieval heads on a machine without a network, not a language model for use.
+
+| measured on 256 unseen documents a row | share |
+|---|---|
+{rows}
+
+Exact match: every token of an answer of 4 to 8 words and the full stop after it is the most likely one.
+
+Trained on {date} with {tokens:.1f} M tokens in {minutes:.0f} minutes ({threads} CPU thread{plural}) by
+`python -m training.needle`, recipe `{recipe}`.
+""".replace("{plural}", "s")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Trains (or resumes), evaluates and exports."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the finished model")
+    parser.add_argument("--work", type=Path, default=Path("build/needle"), help="folder for the checkpoint")
+    for name in ("steps", "seed", "layers"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(Recipe, name))
+    args = parser.parse_args(argv)
+    recipe = Recipe(seed=args.seed, steps=args.steps, layers=args.layers)
+    model, progress = train(recipe, args.work)
+    metrics = evaluate(model.eval(), build_tokenizer())
+    export(model, recipe, progress, metrics, args.out)
+    print(json.dumps(metrics, indent=1))
+
+
+if __name__ == "__main__":
+    main()
