@@ -16,13 +16,14 @@ import torch
 from tqdm.auto import tqdm
 
 from headscope.answers import answer_room, answer_row, check_context, stop_strings
+from headscope.draws import draw_heads
 from headscope.errors import UsageError
 from headscope.evidence import false_discovery, mean_interval, paired_difference
+from headscope.heads import Head
 from headscope.hooks import Intervention, Phase
 from headscope.model import HookedModel
 from headscope.runs import Run
 from headscope.samples import Task
-from headscope.scores import HeadScores
 from interventions import Ablate, HeadOutputs
 from interventions.ablate import Mode
 
@@ -48,21 +49,25 @@ class Comparison:
 
     def summary(self, *, level: float = 0.95) -> pd.DataFrame:
         """A row for each condition: mean, interval, n, paired difference from the baseline, p and q value."""
-        rows = [self._row(name, part, level) for name, part in self.table.groupby("condition", sort=False)]
+        rows = [
+            self._row(name, part, level, part.set_index("sample")["score"])
+            for name, part in self.table.groupby("condition", sort=False)
+        ]
         summary = pd.DataFrame(rows)
         summary["q"] = false_discovery(summary["p"].to_numpy(float))
         return summary
 
     def families(self, *, level: float = 0.95) -> pd.DataFrame:
-        """The summary with the draws of each family of controls drawn together into one row."""
-        summary = self.summary(level=level)
-        rows = [row for _, row in summary[summary["family"] == ""].iterrows()]
-        for name, part in self.table[self.table["family"] != ""].groupby("family", sort=False):
-            per_sample = part.groupby("sample")["score"].mean()
+        """The summary with all draws of a family of controls in one row: mean over draws, worst and best draw."""
+        rows = []
+        for (family, first), part in self.table.assign(
+            row=self.table["family"].where(self.table["family"] != "", self.table["condition"])
+        ).groupby(["family", "row"], sort=False):
             draws = part.groupby("condition")["score"].mean()
-            row = self._row(f"{name} ({len(draws)} draws)", part.iloc[:0].assign(condition=name), level, per_sample)
-            rows.append(pd.Series(row | {"kind": "control", "worst": draws.min(), "best": draws.max()}))
-        return pd.DataFrame(rows).drop(columns=["q", "family"], errors="ignore").reset_index(drop=True)
+            name = f"{family} ({len(draws)} draws)" if family else first
+            facts = self._row(name, part, level, part.groupby("sample")["score"].mean())
+            rows.append(facts | ({"worst": draws.min(), "best": draws.max()} if family else {}))
+        return pd.DataFrame(rows)
 
     def plot(self) -> Any:
         """Bars of the baseline, the treatments and each family of controls."""
@@ -70,15 +75,12 @@ class Comparison:
 
         return causal_bars(self.families(), title=self.meta.get("title", "mean score by condition"))
 
-    def _row(
-        self, name: str, part: pd.DataFrame, level: float, scores: "pd.Series | None" = None
-    ) -> dict[str, Any]:
-        scores = part.set_index("sample")["score"] if scores is None else scores
+    def _row(self, name: str, part: pd.DataFrame, level: float, scores: pd.Series) -> dict[str, Any]:
         low, high = mean_interval(scores.to_numpy(float), level=level)
         row = {
             "condition": name,
-            "kind": part["kind"].iloc[0] if len(part) else "control",
-            "family": part["family"].iloc[0] if len(part) else "",
+            "kind": part["kind"].iloc[0],
+            "family": part["family"].iloc[0],
             "mean": scores.mean(),
             "low": float(low),
             "high": float(high),
@@ -134,30 +136,34 @@ def compare(
 
 
 def against_random(
-    scores: HeadScores,
-    k: int,
+    model: HookedModel,
+    heads: Sequence[Head],
     *,
     draws: int = 5,
     mode: Mode = "zero",
     phase: Phase | None = None,
     reference: HeadOutputs | None = None,
 ) -> list[Condition]:
-    """Nothing, the k best heads removed, and k random others removed: `draws` times from the same layers, and free.
+    """These heads removed, and as many random others: `draws` times from the same layers, and from the whole model.
 
-    Both controls leave the k best heads in place. Where a layer has too few other heads to match (UsageError of
-    `HeadScores.random`), take a smaller k.
+    Put `Condition("none", (), "none")` before them for a baseline. Random heads never are among those given. A layer
+    that has too few others to match is refused (UsageError): remove fewer heads.
     """
-    top = scores.top(k)
+    heads = tuple(heads)
 
-    def ablate(heads: Sequence[Any], seed: int = 0) -> tuple[Intervention, ...]:
-        return (Ablate(heads, mode, phase=phase, reference=reference, seed=seed),)
+    def without(chosen: Sequence[Head], seed: int = 0) -> tuple[Intervention, ...]:
+        return (Ablate(chosen, mode, phase=phase, reference=reference, seed=seed),)
 
-    conditions = [Condition("none", (), "none"), Condition(f"top {k}", ablate(top))]
-    for match, family in (("layer", f"random {k}, same layers"), ("free", f"random {k}, any layer")):
+    conditions = [Condition(f"without {_named(heads)}", without(heads))]
+    for match, family in (("layer", "random, same layers"), ("free", "random, any layer")):
         for seed in range(draws):
-            heads = scores.random(k, seed=seed, exclude=top, match=match)
-            conditions.append(Condition(f"{family}, seed {seed}", ablate(heads, seed), "control", family))
+            drawn = draw_heads(model.heads(), len(heads), seed=seed, exclude=heads, match=match)
+            conditions.append(Condition(f"{family}, seed {seed}", without(drawn, seed), "control", family))
     return conditions
+
+
+def _named(heads: Sequence[Head]) -> str:
+    return ", ".join(map(str, heads)) if len(heads) <= 6 else f"{len(heads)} heads"
 
 
 @torch.no_grad()

@@ -112,6 +112,9 @@ def _row_sums(model: HookedModel, tolerance: float) -> CheckRow:
     records = {stack: Record("pattern", Where(stack=stack)) for stack in model.stacks}
     with model.hooks(*records.values()):
         _run(model)
+    unseen = [site for site in model.sites if site.layer not in records[site.stack].seen]
+    if unseen:
+        return CheckRow("layers whose rows were never seen", float(len(unseen)), "= 0", False, _named(unseen))
     sums = torch.cat([rows.sum(-1).flatten() for r in records.values() for seen in r.seen.values() for rows in seen])
     over, under = (sums - 1).max().item(), (1 - sums).max().item()
     if under > tolerance and over <= tolerance:

@@ -28,16 +28,11 @@ class Batch:
 
 
 def encode(samples: Sequence[Sample], processor: Any, device: torch.device) -> Batch:
-    """One batch; UsageError if the samples have images and the processor takes none."""
-    if processor is None:
-        raise UsageError(
-            "this model was given without a processor, so text cannot be turned into tokens; pass processor= (a "
-            "tokenizer or AutoProcessor), or call model.hf(...) with tensors inside model.hooks(...)"
-        )
+    """One batch; UsageError as for `tokens_of`, or if the samples have images and the processor takes none."""
     if any(sample.images for sample in samples):
         inputs = _with_images(samples, processor)
     else:
-        inputs = pad_left([tokenize(sample, tokenizer_of(processor)).ids for sample in samples], processor)
+        inputs = pad_left([tokens_of(sample, processor).ids for sample in samples], processor)
     inputs = {name: value.to(device) for name, value in inputs.items()}
     padding = inputs["attention_mask"].int().argmax(1).cpu()
     return Batch(tuple(samples), inputs, padding)
@@ -49,8 +44,16 @@ def tokenizer_of(processor: Any) -> Any:
 
 
 def tokens_of(sample: Sample, processor: Any) -> Tokens:
-    """Ids and token spans of one sample."""
-    return tokenize(sample, tokenizer_of(processor))
+    """Ids and token spans of one sample; UsageError without a processor or for a prompt without tokens."""
+    if processor is None:
+        raise UsageError(
+            "this model was given without a processor, so text cannot be turned into tokens; pass processor= (a "
+            "tokenizer or AutoProcessor), or call model.hf(...) with tensors inside model.hooks(...)"
+        )
+    tokens = tokenize(sample, tokenizer_of(processor))
+    if not tokens.ids:
+        raise UsageError(f"the prompt {sample.prompt!r} gives no tokens; a sample needs at least one")
+    return tokens
 
 
 def pad_left(ids: Sequence[Sequence[int]], processor: Any) -> dict[str, Tensor]:

@@ -1,11 +1,13 @@
 """Loads a transformers model and its processor from a folder, the hub, or the zoo that ships with headscope."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedModel
 
 from headscope.errors import UsageError
@@ -26,19 +28,19 @@ def load_pretrained(
     Weights are read from safetensors only unless `allow_pickle`; code that comes with a model runs only with
     `trust_remote_code`. UsageError for a path, name, dtype or device that does not exist.
     """
-    source = _source(str(name_or_path))
+    source, kind, place = _source(str(name_or_path)), _dtype(dtype), _device(device)
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(source, **common)
         hf = _auto_class(config).from_pretrained(
-            source, config=config, dtype=_dtype(dtype), use_safetensors=None if allow_pickle else True, **common
+            source, config=config, dtype=kind, use_safetensors=None if allow_pickle else True, **common
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UsageError(_explain(source, error, allow_pickle=allow_pickle)) from error
     try:
-        hf = hf.eval().to(_device(device))
+        hf = hf.eval().to(place)
     except RuntimeError as error:
-        raise UsageError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"device {str(place)!r} cannot be used: {str(error).splitlines()[0]}") from error
     return hf, _processor(source, common)
 
 
@@ -85,13 +87,23 @@ def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"device {device!r} is not known; use cpu, cuda or cuda:N") from error
+        found = torch.device(device)
+        torch.empty(0, device=found)  # before gigabytes are read
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"device {str(device)!r} cannot be used ({reason}); use cpu, or cuda or cuda:N if there is one"
+        ) from error
+    return found
+
+
+_PROCESSOR_FILES = re.compile(r"token|vocab|merges|tekken|processor|\.model$")
 
 
 def _processor(source: str, common: dict[str, Any]) -> Any:
     """The model's processor where it has one, else its tokenizer, else None (vision towers, models without text)."""
+    if Path(source).is_dir() and not any(_PROCESSOR_FILES.search(file.name) for file in Path(source).iterdir()):
+        return None  # transformers would make up a tokenizer that knows no words
     for auto in (AutoProcessor, AutoTokenizer):
         try:
             return auto.from_pretrained(source, **common)
@@ -102,8 +114,12 @@ def _processor(source: str, common: dict[str, Any]) -> Any:
 
 def _explain(source: str, error: Exception, *, allow_pickle: bool) -> str:
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, SafetensorError):
+        return f"{source} cannot be loaded: its safetensors file is damaged or cut short ({text}); get it again"
     if "safetensors" in text and not allow_pickle:
-        return f"{source} has no safetensors weights; convert them, or allow pickle files (which can run code) explicitly"
+        return f"{source} has no safetensors weights; convert them, or pass allow_pickle=True (pickle files can run code)"
+    if "ignore_mismatched_sizes" in text:
+        return f"{source} cannot be loaded: its weights do not have the shapes that its config.json gives"
     if "trust_remote_code" in str(error):
         return f"{source} needs code of its own to load; read that code, then pass trust_remote_code=True if you accept it"
     return f"{source} cannot be loaded: {text}"

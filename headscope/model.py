@@ -227,7 +227,8 @@ class HookedModel:
         """Logits of all samples in one padded pass; only those of the `last` positions if given."""
         batch = self.encode(samples)
         options = {} if last is None else {"logits_to_keep": last}
-        return Output(batch, self.hf(**batch.inputs, **self.positions_of(batch.inputs["attention_mask"]), **options).logits)
+        positions = self.positions_of(batch.inputs["attention_mask"])
+        return Output(batch, self.hf(**batch.inputs, **positions, **options).logits)
 
     @torch.no_grad()
     def generate(

@@ -144,12 +144,13 @@ _Take = Callable[..., tuple[Tensor, Callable[[Tensor], object]]]
 
 def _anchor(modules: Mapping[str, nn.Module], site: AttentionSite, where: str) -> tuple[nn.Module, Callable]:
     """The module that carries a site of this layer, and how to attach an edit to its input or output."""
-    name, attach = {
+    anchors: dict[str, tuple[str | None, Callable]] = {
         "z": (site.projection, _on_input),
         "attn_out": (site.projection, _on_output),
         "resid_pre": (site.block, _on_input),
         "resid_post": (site.block, _on_output),
-    }.get(where, (None, None))
+    }
+    name, attach = anchors.get(where, (None, _on_input))
     if name is None:
         raise UnsupportedModelError(
             f"{site.stack} layer {site.layer} ({site.name}) has no site {where!r}: no module was found that carries it; "

@@ -37,7 +37,7 @@ class Keep:
                 mine = mine[asked]
             layers.setdefault(ctx.layer, []).append(mine)
         joined = [torch.cat(layers[layer]) for layer in sorted(layers)]
-        if not joined:
+        if not any(len(one) for one in joined):
             raise UsageError(f"nothing was recorded at {self.site!r}: {self.where} names no layer, head or query")
         if len({one.shape for one in joined}) > 1:
             raise UsageError(

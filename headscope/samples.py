@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from headscope.errors import UsageError
 
@@ -70,6 +70,7 @@ def _token_span(offsets: Sequence[Span], characters: Span) -> Span:
     return touching[0], touching[-1] + 1
 
 
+@runtime_checkable
 class Task(Protocol):
     """A set of samples and the way an answer is scored. Lengths are in tokens, so samples are made for a tokenizer."""
 

@@ -7,7 +7,7 @@ The same generator feeds the recipe that trains `zoo:needle`, so every word here
 
 import random
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, islice
 
 NAMES = tuple(
     "Alice Bruno Clara Dario Elena Felix Greta Hugo Irene Jonas Karin Lucas Marta Nadia Oscar Paula "
@@ -103,3 +103,8 @@ class _Slots(dict):
         pool, weights = _POOLS[kind], _ZIPF[kind]
         (rank,) = self._rng.choices(range(len(pool)), cum_weights=weights)
         return pool[(rank + 3 * self._subject) % len(pool)]
+
+
+def passages(count: int, *, seed: int | str, sentences_each: int = 20) -> list[str]:
+    """Stretches of filler without facts, to see whether an edit harms a model's plain reading."""
+    return [" ".join(islice(sentences(f"{seed}/{i}"), sentences_each)) for i in range(count)]

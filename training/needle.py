@@ -38,11 +38,12 @@ class Recipe:
     """Everything that decides the weights."""
 
     seed: int = 0
-    steps: int = 5000
+    steps: int = 4000
     tokens_per_step: int = 4096
     lengths: tuple[int, ...] = (64, 96, 160, 320, 544)
     advance_at: float = 0.85  # answer accuracy (exact match of a batch, smoothed) that lets the next length in
     answer_weight: float = 4.0
+    first_weight: float = 16.0  # of an answer's first token, which alone depends on whose fact is asked
     lr: float = 2e-3
     warmup: int = 150
     layers: int = 4
@@ -105,14 +106,18 @@ def qa(fact: Fact) -> str:
     return f"Question: {fact.question} Answer: {fact.answer}."
 
 
-_LONGEST_QA = 21  # tokens of a question with an answer of eight words
-
-
 def document(length: int, rng: random.Random) -> str:
-    """Filler of at least `length` words with facts, questions after their facts, and one question at the very end."""
-    facts = secret_facts(rng.randint(1, min(6, length // 32)), seed=rng.random())
-    room = (length - 1 - sum(_size(fact.statement) for fact in facts)) // _LONGEST_QA
-    n_questions = 1 if rng.random() < 0.15 else rng.randint(1, max(1, min(room, length // 32)))
+    """Filler of at least `length` words with facts, questions after their facts, and one question at the very end.
+
+    Half of the documents hold many facts with short answers: choosing the right fact is the hard part, and an answer
+    of one word practises it as well as one of eight.
+    """
+    most_words = rng.choice((2, 8))
+    fact_size, qa_size = 7 + most_words, 13 + most_words
+    n_facts = rng.randint(1, max(1, min(8, (length - 1 - qa_size) // (fact_size + 10))))
+    facts = secret_facts(n_facts, seed=rng.random(), min_words=1 if most_words == 2 else 4, max_words=most_words)
+    room = (length - 1 - n_facts * fact_size) // qa_size
+    n_questions = 1 if rng.random() < 0.15 else rng.randint(1, max(1, room))
     placed = {fact: rng.random() for fact in facts}
     pieces = [(place, fact.statement) for fact, place in placed.items()]
     for fact in rng.choices(facts, k=n_questions - 1):
@@ -164,18 +169,27 @@ class Progress:
     log: list[dict] = field(default_factory=list)
 
 
-def loss_and_accuracy(model: LlamaForCausalLM, ids: Tensor, answers: Tensor, weight: float) -> tuple[Tensor, float]:
+def loss_and_accuracy(
+    model: LlamaForCausalLM, ids: Tensor, answers: Tensor, recipe: Recipe
+) -> tuple[Tensor, float]:
     """Weighted next-token loss, and the share of answers of which every token is the most likely one."""
     logits = model(ids, use_cache=False).logits[:, :-1]
     target, answers = ids[:, 1:], answers[:, 1:]
     token_loss = nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
-    weights = 1 + (weight - 1) * answers.float()
+    weights = torch.ones_like(token_loss)
+    weights[answers] = recipe.answer_weight
+    weights[first_of(answers)] = recipe.first_weight
     return (token_loss * weights).sum() / weights.sum(), exact_match(logits.argmax(-1), target, answers)
+
+
+def first_of(answers: Tensor) -> Tensor:
+    """The first token of every answer span."""
+    return answers & ~torch.cat([torch.zeros_like(answers[:, :1]), answers[:, :-1]], 1)
 
 
 def exact_match(predicted: Tensor, target: Tensor, answers: Tensor) -> float:
     """Share of answer spans predicted without a mistake; teacher forcing, which for an exact answer equals greedy."""
-    first = answers & ~torch.cat([torch.zeros_like(answers[:, :1]), answers[:, :-1]], 1)
+    first = first_of(answers)
     span = first.flatten().cumsum(0)[answers.flatten()] - 1
     wrong = torch.zeros(int(first.sum()), dtype=torch.bool)
     wrong[span[(predicted != target)[answers]]] = True
@@ -206,7 +220,7 @@ def train(recipe: Recipe, work: Path, *, checkpoint_every: int = 100) -> tuple[L
         length = pick_length(recipe, progress)
         key = f"train/{recipe.seed}/{progress.step}"
         ids, answers = batch(tokenizer, length, recipe.tokens_per_step // length, key)
-        loss, accuracy = loss_and_accuracy(model, ids, answers, recipe.answer_weight)
+        loss, accuracy = loss_and_accuracy(model, ids, answers, recipe)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

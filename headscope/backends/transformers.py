@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
 from headscope.engine.inputs import AttentionInputs
-from headscope.errors import UnsupportedModelError
+from headscope.errors import UnsupportedModelError, UsageError
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,11 @@ class _Router:
 
     def open(self, handlers: Mapping[nn.Module, Handler]) -> None:
         with self._lock:
+            if any(module in held for held in self._open for module in handlers):
+                raise UsageError(
+                    "this model's attention is hooked already, through another HookedModel of the same transformers "
+                    "model, whose edits would be lost; use one HookedModel for both, or close the first block before"
+                )
             if not self._open:
                 self._install()
             self._open = [*self._open, handlers]

@@ -1,4 +1,4 @@
-"""The contract every architecture keeps: what is read equals eager's own weights, what is edited equals edited eager."""
+"""The contract every architecture keeps: rows read are eager's own weights, and an edit is the edit of eager."""
 
 import copy
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from headscope import Head, HookedModel, Record, UnsupportedModelError, Where
@@ -58,13 +59,12 @@ def middle(model: HookedModel, stack: str) -> int:
 
 # -- what is found ---------------------------------------------------------------------------------------------------
 
-QWEN = {"n_kv_heads": 2}
+GQA = {"n_kv_heads": 2}
 SHAPES = {  # what differs from 4 heads, 4 key heads, widths of 8, one call in each of 2 layers
-    **dict.fromkeys("llama qwen2 qwen3 mistral mixtral gemma gemma2 gemma3 phi3 olmo2 gpt_oss bitnet".split(), QWEN),
-    "qwen2_sliding": QWEN | {"layers": (0, 1, 2)},
-    "qwen3_next": QWEN | {"layers": (1,)},  # layer 0 is linear attention
+    **dict.fromkeys("llama qwen2 qwen3 mistral mixtral gemma gemma2 gemma3 phi3 olmo2 gpt_oss bitnet".split(), GQA),
+    "qwen2_sliding": GQA | {"layers": (0, 1, 2)},
+    "qwen3_next": GQA | {"layers": (1,)},  # layer 0 is linear attention
     "deepseek_v3": {"d_qk": 20, "d_head": 16},
-    "paligemma": {"text": {"n_kv_heads": 2}},
 }
 VISION_CALLS = {"qwen2_vl": (2, 2), "qwen2_5_vl": (6, 2), "qwen3_vl": (2, 2)}  # layers: images, or windows of both
 W_O = {
@@ -84,9 +84,7 @@ W_O = {
 
 def expected_shapes(name: str, stack: str) -> list[tuple]:
     """(layer, heads, key heads, d_qk, d_head, calls) of each layer, as the configs in `tests.tiny` say."""
-    special = SHAPES.get(name, {})
-    if TINY[name].kind == "vlm":
-        special = QWEN if stack == "text" else {}
+    special = SHAPES.get(name, GQA if TINY[name].kind == "vlm" and stack == "text" else {})
     layers = special.get("layers", (0, 1))
     calls = VISION_CALLS.get(name, (1, 1)) if stack == "vision" else [1] * len(layers)
     widths = special.get("d_qk", 8), special.get("d_head", 8)
@@ -96,8 +94,9 @@ def expected_shapes(name: str, stack: str) -> list[tuple]:
 def expected_w_o(name: str, stack: str) -> str:
     """How the name of the output projection ends."""
     if TINY[name].kind == "encoder_decoder":
-        attention = {"t5": ("SelfAttention.o", "EncDecAttention.o"), "bart": ("self_attn.out_proj", "encoder_attn.out_proj")}
-        return attention[name][stack == "cross"]
+        if name == "t5":
+            return "EncDecAttention.o" if stack == "cross" else "SelfAttention.o"
+        return "encoder_attn.out_proj" if stack == "cross" else "self_attn.out_proj"
     if TINY[name].kind == "vlm" and stack == "vision":
         others = {"internvl": "attention.projection_layer"} | dict.fromkeys(VISION_CALLS, "attn.proj")
         return others.get(name, "self_attn.out_proj")
@@ -112,9 +111,8 @@ def test_discovered_layers_have_the_shapes_of_the_config(name):
     assert model.main_stack == next(s for s in ("text", "decoder", "vision") if s in stacks)
     for stack in stacks:
         sites = model.sites_of(stack)
-        assert [
-            (s.layer, s.n_heads, s.n_kv_heads, s.d_qk, s.d_head, s.calls) for s in sites
-        ] == expected_shapes(name, stack), stack
+        found = [(s.layer, s.n_heads, s.n_kv_heads, s.d_qk, s.d_head, s.calls) for s in sites]
+        assert found == expected_shapes(name, stack)
         for site in sites:
             assert site.projection.endswith("." + expected_w_o(name, stack))
             assert site.z_exact == (name not in GATED)
@@ -249,9 +247,7 @@ def generated(model: HookedModel, inputs: Inputs):
 def whole(inputs: Inputs, written: Tensor) -> Inputs:
     """The inputs of one pass over all that was written; new tokens are text."""
     ids = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
-    types = {
-        key: torch.nn.functional.pad(value, (0, NEW_TOKENS)) for key, value in inputs.items() if key.endswith("type_ids")
-    }
+    types = {name: pad(value, (0, NEW_TOKENS)) for name, value in inputs.items() if name.endswith("type_ids")}
     return inputs | types | {ids: written}
 
 

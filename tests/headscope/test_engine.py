@@ -41,7 +41,10 @@ KNOWN = {
     "plain": ({}, [[1 / 4, 3 / 4], [1 / 2, 1 / 2]]),
     "causal": ({"causal": True}, [[1, 0], [1 / 2, 1 / 2]]),
     "bool mask": ({"mask": as_mask([[True, True], [False, True]])}, [[1 / 4, 3 / 4], [0, 1]]),
-    "mask longer than the keys": ({"mask": as_mask([[True, True, True], [False, True, True]])}, [[1 / 4, 3 / 4], [0, 1]]),
+    "mask longer than the keys": (
+        {"mask": as_mask([[True, True, True], [False, True, True]])},
+        [[1 / 4, 3 / 4], [0, 1]],
+    ),
     "float mask": ({"mask": as_mask([[0.0, LOW], [0.0, 0.0]])}, [[1, 0], [1 / 2, 1 / 2]]),
     "float mask with a bias": ({"mask": as_mask([[LN2, 0.0], [-LN3, 0.0]])}, [[2 / 5, 3 / 5], [1 / 4, 3 / 4]]),
     "bool mask, a row of nothing": ({"mask": as_mask([[False, False], [True, True]])}, [[0, 0], [1 / 2, 1 / 2]]),
@@ -83,8 +86,9 @@ def inputs(*, kv_heads: int = 2, queries: int = QUERIES, keys: int = KEYS, seed:
     def normal(*shape: int) -> Tensor:
         return 2 * torch.randn(shape, generator=generator)
 
-    tensors = normal(BATCH, HEADS, queries, D_QK), normal(BATCH, kv_heads, keys, D_QK), normal(BATCH, kv_heads, keys, D_V)
-    return AttentionInputs(*tensors, scaling=0.4, **options)
+    query = normal(BATCH, HEADS, queries, D_QK)
+    key, value = (normal(BATCH, kv_heads, keys, width) for width in (D_QK, D_V))
+    return AttentionInputs(query, key, value, scaling=0.4, **options)
 
 
 def masked(*, heads: int = 1, seed: int = 1, dtype: torch.dtype = torch.bool) -> Tensor:
@@ -106,7 +110,7 @@ VARIANTS = {
     "bool mask": {"mask": masked()},
     "bool mask per head": {"mask": masked(heads=HEADS)},
     "float mask": {"mask": masked(dtype=torch.float32)},
-    "float mask per head with a bias": {"mask": masked(heads=HEADS, dtype=torch.float32) + noise(1, HEADS, QUERIES, KEYS)},
+    "biased mask per head": {"mask": masked(heads=HEADS, dtype=torch.float32) + noise(1, HEADS, QUERIES, KEYS)},
     "softcap": {"softcap": 1.5, "mask": masked()},
     "sinks": {"sinks": noise(HEADS), "mask": masked()},
     "bias": {"bias": noise(1, HEADS, QUERIES, KEYS), "mask": masked(dtype=torch.float32)},
@@ -136,7 +140,7 @@ def test_grouped_queries_are_repeated_keys(options):
     assert gap(head_outputs(pattern_rows(x), x), head_outputs(pattern_rows(repeated), repeated)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["plain", "causal", "bool mask", "bool mask per head", "float mask per head with a bias"])
+@pytest.mark.parametrize("name", ["plain", "causal", "bool mask", "bool mask per head", "biased mask per head"])
 def test_rows_times_values_are_fused_attention(name):
     x = inputs(kv_heads=4, **VARIANTS[name])
     fused = scaled_dot_product_attention(
@@ -181,7 +185,7 @@ def test_rows_of_half_precision_are_computed_in_float32():
     strength=st.sampled_from([1e-3, 1.0, 50.0]),
 )
 @settings(max_examples=80, deadline=None)
-def test_rows_sum_to_one_and_give_nothing_to_hidden_keys(seed, queries, keys, kv_heads, causal, softcap, kind, strength):
+def test_rows_sum_to_one_and_hide_hidden_keys(seed, queries, keys, kv_heads, causal, softcap, kind, strength):
     x = inputs(kv_heads=kv_heads, queries=queries, keys=keys, seed=seed, causal=causal, softcap=softcap)
     shown = torch.rand(BATCH, 1, queries, keys, generator=torch.Generator().manual_seed(seed)) < 0.5
     mask = {"none": None, "bool": shown, "float": torch.where(shown, 0.0, LOW)}[kind]

@@ -1,4 +1,4 @@
-"""Interventions reach what they name, in order, and leave no trace; the helpers at the top serve the other files too."""
+"""Interventions reach what they name, in order, and leave no trace; the helpers at the top serve other files."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -126,7 +126,7 @@ def broken(act: Tensor, ctx: Context) -> Tensor:
 def test_nothing_is_left_after_an_exception(llama, where):
     before, plain = traces(llama), prediction(llama.hf, prompt())
     hook = scaled(0.5) if where == "block" else Edit(where, Where(), broken)
-    with pytest.raises(ZeroDivisionError), llama.hooks(hook):
+    with pytest.raises(ZeroDivisionError), llama.hooks(hook):  # noqa: PT012
         prediction(llama.hf, prompt())
         raise ZeroDivisionError
     assert traces(llama) == before
@@ -173,6 +173,18 @@ def test_two_models_hooked_at_once_do_not_see_each_other():
         assert torch.equal(prediction(one.hf, prompt()), plain)
         assert gap(prediction(two.hf, prompt()), plain) > 0.01
     assert {layer: len(calls) for layer, calls in seen.seen.items()} == {0: 1, 1: 1}
+
+
+def test_one_model_hooked_through_two_wrappers_is_refused_and_the_first_stays(llama):
+    before, other = traces(llama), HookedModel(llama.hf)
+    with llama.hooks(scaled(0.5, site="pattern")):
+        halved = prediction(llama.hf, prompt())
+        with pytest.raises(UsageError, match="hooked already"), other.hooks(scaled(0.5, site="pattern")):
+            pass
+        with pytest.raises(UsageError, match="hooked already"):
+            HookedModel(llama.hf)
+        assert torch.equal(prediction(llama.hf, prompt()), halved)
+    assert traces(llama) == before
 
 
 # -- order -----------------------------------------------------------------------------------------------------------
@@ -270,6 +282,27 @@ def test_decode_edits_equal_edits_of_the_last_prompt_token_and_all_after(name, t
         assert tuple(written.tolist()) == answer.tokens
 
 
+@pytest.mark.parametrize("site", ["pattern", "z"])
+def test_places_count_on_from_the_prompt_while_generating(site):
+    model, texts = words_model(), [sentence(9), sentence(5)]
+    seen: dict[tuple[int, ...], list] = {(-1,): [], (-2, 0): [], (9, 10): []}
+    for positions, found in seen.items():
+        keep = Edit(
+            site, Where(positions=positions, layers=(0,)), lambda act, ctx, found=found: found.append(ctx) or act
+        )
+        with model.hooks(keep):
+            model.generate(texts, max_new_tokens=NEW_TOKENS)
+    asked = {
+        positions: [ctx.positions.where(ctx.active, -1).tolist() for ctx in contexts]
+        for positions, contexts in seen.items()
+    }
+    assert asked == {  # the prompts have 10 and 6 tokens
+        (-1,): [[[9], [5]]],
+        (-2, 0): [[[0, -1, 8], [-1, 0, 4]]],
+        (9, 10): [[[9], [-1]], [[10], [-1]]],
+    }
+
+
 @pytest.mark.parametrize("site", ["pattern", "z", "resid_pre", "attn_out"])
 @pytest.mark.parametrize("positions", [(0,), (3,), (-1,), (-4, 1)])
 def test_positions_count_without_padding(llama, site, positions):
@@ -357,7 +390,7 @@ def test_an_unknown_phase_is_refused(monkeypatch):
 @pytest.mark.parametrize("site", ["pattern", "z", "resid_post"])
 @pytest.mark.parametrize("wrong", [lambda act, ctx: act[:, :1], lambda act, ctx: None], ids=["shape", "none"])
 def test_a_wrong_return_value_is_refused(llama, site, wrong):
-    with pytest.raises(UsageError, match="Edit returned .* at text layer 0; an intervention returns a tensor"):
+    with pytest.raises(UsageError, match=r"Edit returned .* at text layer 0; an intervention returns a tensor"):
         under(llama, prompt(), Edit(site, Where(), wrong))
 
 

@@ -1,7 +1,5 @@
 """Recording many samples: batched equals one by one, without padding, at every site."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -65,7 +63,7 @@ def test_attention_rows_are_rows_of_the_pattern(model):
 def test_rows_of_some_heads_and_layers(llama):
     pattern = llama.record(TEXTS[:1], "pattern")[0]
     rows = llama.attention_rows(TEXTS[:1], where=Where(heads=(Head(1, 3), Head(1, 0))))[0]
-    assert torch.equal(rows, pattern[1:, [0, 3], -1:])
+    assert gap(rows, pattern[1:, [0, 3], -1:]) < 1e-6
     one_layer = llama.record(TEXTS[:1], "z", where=Where(layers=(1,), positions=(2,)))[0]
     assert one_layer.shape == (1, 1, 4, 8)
     assert torch.equal(one_layer, llama.record(TEXTS[:1], "z")[0][1:, 2:3])
@@ -85,7 +83,7 @@ def test_rows_are_zero_outside_a_sliding_window():
 def test_mass_is_a_sum_of_rows_by_mark_and_by_place(model, budget):
     samples = [marked(text, needle=" ".join(text.split()[1:3])) for text in TEXTS]
     groups = {"needle": "needle", "first": (0,), "ends": (0, -1), "nothing": ()}
-    masses = model.attention_mask(samples) if False else model.attention_mass(samples, groups, batch_tokens=budget)
+    masses = model.attention_mass(samples, groups, batch_tokens=budget)
     for sample, pattern, mass in zip(samples, model.record(TEXTS, "pattern"), masses, strict=True):
         expected = [pattern[..., 2:4], pattern[..., :1], pattern[..., [0, -1]], pattern[..., :0]]
         assert gap(mass, torch.stack([part.sum(-1) for part in expected], -1)) < 1e-5
@@ -157,8 +155,8 @@ def test_text_without_a_processor_is_refused_with_two_ways_out():
 
 
 def test_images_need_a_processor_that_takes_them(llama):
-    with pytest.raises(UsageError, match="images but .*Tokenizer.* takes text only"):
-        llama.record([replace(Sample(TEXTS[0]), images=(object(),))], "z")
+    with pytest.raises(UsageError, match=r"images but .*Tokenizer.* takes text only"):
+        llama.record([Sample(TEXTS[0], images=(object(),))], "z")
 
 
 def test_a_prompt_without_tokens_is_refused():

@@ -1,7 +1,8 @@
 """Needles stand where the sample says, in prompts of the length asked for, whatever the tokenizer."""
 
 import dataclasses
-from itertools import islice, pairwise
+from collections import Counter
+from itertools import combinations, islice, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -11,10 +12,10 @@ from transformers import PreTrainedTokenizerFast
 
 from headscope.errors import UsageError
 from headscope.samples import Task, tokenize
-from tasks.facts import Fact, secret_facts
-from tasks.needle import Needle, _most, _Piece
-from tasks.prose import sentences
 from headscope.scoring import words
+from tasks.facts import Fact, secret_facts
+from tasks.needle import Needle
+from tasks.prose import sentences
 from training.needle import build_tokenizer
 
 FACTS = (
@@ -108,13 +109,28 @@ def longest_with(haystack):
     return int(str(error.value).rpartition(" ")[2])
 
 
+def own_text(sample):
+    """The sentences of a sample's haystack, without the facts in it."""
+    text = sample.prompt[slice(*sample.characters("text"))]
+    return [part.strip() + "." for part in text.split(".") if part.strip() and "secret words" not in part]
+
+
+def overlap(a, b):
+    """Share of the runs of three sentences in `a` that stand in `b` too; single sentences recur in any filler."""
+    runs = [{tuple(s[i : i + 3]) for i in range(len(s) - 2)} for s in (a, b)]
+    return len(runs[0] & runs[1]) / len(runs[0])
+
+
 def plain_text(n, seed="user"):
     return " ".join(islice(sentences(seed), n))
 
 
 def test_it_is_a_task():
     task: Task = Needle()
-    assert len(task.samples(WORDS)) == 20
+    samples = task.samples(WORDS)
+    order = [(s.meta["length"], s.meta["repeat"], s.meta["depth"]) for s in samples]
+    assert len(samples) == 20
+    assert order == sorted(order)
     assert Needle(lengths=(96, 640, 128)).longest == 640
 
 
@@ -125,7 +141,8 @@ def test_marks_decode_to_what_they_name(tokenizer):
         assert sample.prompt[slice(*sample.characters("needle"))] == sample.target
         assert sample.prompt[slice(*sample.characters("statement"))] == sample.meta["fact"]
         question = sample.prompt[slice(*sample.characters("question"))]
-        assert sample.prompt.endswith(f"\nQuestion: {question}\nAnswer:")
+        text = sample.prompt[slice(*sample.characters("text"))]
+        assert sample.prompt == f"{text}\nQuestion: {question}\nAnswer:"
         assert not sample.chat
 
 
@@ -147,13 +164,17 @@ def test_length_is_met_from_below(tokenizer, asked):
         assert sample.meta["length"] == asked
 
 
-@pytest.mark.parametrize("real", [5, 8, 10, 13, 20])  # tokens of a sentence in its place; alone it has 10
-def test_cut_is_found_in_few_calls_even_from_wrong_sizes(real):
-    called = []
-    haystack = [_Piece("A sentence.", " ", 10)] * 1000
-    kept = _most(haystack, 4007, lambda n: called.append(n) or 25 + real * n)
-    assert kept == min((4007 - 25) // real, 1000)
-    assert len(called) <= 16
+@pytest.mark.parametrize("n_needles", [1, 3])
+def test_cut_is_the_most_that_fits_this_sample(tokenizer, n_needles):
+    task = Needle(lengths=(256, 300), depths=5, repeats=2, n_needles=n_needles)
+    samples = task.samples(tokenizer)
+    for sample in samples:
+        here, kept = sample.meta, own_text(sample)
+        text = list(islice(sentences(f"needle/0/{here['length']}/{here['depth']}/{here['repeat']}"), len(kept) + 1))
+        assert kept == text[:-1]
+        longer = sample.prompt.replace("\nQuestion:", f" {text[-1]}\nQuestion:")
+        assert length(dataclasses.replace(sample, prompt=longer), tokenizer) > here["length"]
+    assert len({len(own_text(sample)) for sample in samples[:10]}) > 1  # not one cut for all
 
 
 def test_sixteen_thousand_tokens():
@@ -169,24 +190,39 @@ def test_depth_is_found_near_the_depth_asked(tokenizer):
     found = [sample.meta["depth_found"] for sample in samples]
     assert found[0] == 0
     assert found[-1] == 1
-    assert all(a < b for a, b in pairwise(found))
+    assert found == pytest.approx([sample.meta["depth"] for sample in samples], abs=0.08)
+
+
+def test_more_depths_than_sentences_round_to_the_same_ones():
+    samples = Needle(lengths=(128,), depths=40).samples(WORDS)
+    found = [sample.meta["depth_found"] for sample in samples]
+    assert found[0] == 0
+    assert found[-1] == 1
+    assert found.count(0) > 1
+    assert found.count(1) > 1
+    assert len({sample.prompt for sample in samples}) == 40
     for sample in samples:
-        assert sample.meta["depth_found"] == pytest.approx(sample.meta["depth"], abs=0.08)
+        before, after = sample.prompt[slice(*sample.characters("text"))].split(sample.meta["fact"])
+        sizes = [len(WORDS.tokenize(part)) for part in (before, after)]
+        assert sample.meta["depth_found"] == pytest.approx(sizes[0] / sum(sizes))
 
 
-def test_depths_share_one_text_and_move_one_statement():
-    samples = Needle(lengths=(256,), depths=8, n_needles=2).samples(BYTES)
-    without = {
-        sample.prompt.replace(sample.meta["fact"] + " ", "").replace(" " + sample.meta["fact"], "")
-        for sample in samples
-    }
-    assert len(without) == 1
-    assert len({sample.prompt for sample in samples}) == 8
+def test_every_sample_has_its_own_facts_and_its_own_text(tmp_path):
+    task = Needle(lengths=(256, 300), depths=4, repeats=3, n_needles=2)
+    samples = [*task.samples(BYTES), *dataclasses.replace(task, seed=1, depths=2).samples(BYTES)]
+    assert len({sample.meta["fact"] for sample in samples}) == len({sample.target for sample in samples}) == 36
+    texts = [own_text(sample) for sample in samples]
+    assert max(overlap(a, b) for a, b in combinations(texts, 2)) == 0
+    assert overlap(texts[0][1:], texts[0]) == 1  # what one text moved along would show
+
+    text_of(tmp_path, a=plain_text(400))
+    from_file = Needle(lengths=(256,), depths=8, haystack=tmp_path).samples(BYTES)
+    assert len({own_text(sample)[0] for sample in from_file}) == 8  # each from its own sentence on
 
 
 def test_statements_stand_between_sentences():
-    known = set(islice(sentences("needle/0/256/0"), 50))
     for sample in Needle(lengths=(256,), depths=10).samples(BYTES):
+        known = set(islice(sentences(f"needle/0/256/{sample.meta['depth']}/0"), 50))
         text = sample.prompt.split("\nQuestion:")[0].replace(sample.meta["fact"], "")
         assert {part.strip() + "." for part in text.split(".") if part.strip()} <= known
 
@@ -205,14 +241,14 @@ def test_several_needles_stand_in_the_text_once_each():
         assert sample.meta["fact"] in stated
         assert sample.meta["n_needles"] == 5
         assert question.count("secret words") == 1
-    assert len({sample.prompt.count(samples[0].meta["fact"]) for sample in samples[:4]}) == 1
+    assert sum(sample.prompt.count(samples[0].meta["fact"]) for sample in samples) == 1
 
 
 def test_same_seed_same_samples_other_seed_other_samples():
     needle = Needle(lengths=(128, 200), depths=3, repeats=2, n_needles=2)
     assert needle.samples(BYTES) == needle.samples(BYTES)
     facts = {seed: {s.meta["fact"] for s in dataclasses.replace(needle, seed=seed).samples(BYTES)} for seed in (0, 1)}
-    assert len(facts[0]) == 4  # one for each length and repeat
+    assert len(facts[0]) == len(facts[1]) == 12
     assert not facts[0] & facts[1]
 
 
@@ -222,12 +258,21 @@ def test_more_depths_or_repeats_keep_what_was_there():
     assert [s.prompt for s in few] == [s.prompt for s in many if s.meta["length"] == 200 and not s.meta["repeat"]][::2]
 
 
-def test_own_facts_take_turns():
-    samples = Needle(lengths=(400,), depths=2, repeats=3, n_needles=2, facts=FACTS).samples(BYTES)
-    assert {sample.meta["fact"] for sample in samples} == {fact.statement for fact in FACTS}
+@pytest.mark.parametrize("given", [1, 2, 3])
+def test_own_facts_take_turns(given):
+    task = Needle(lengths=(400, 420), depths=3, repeats=2, n_needles=min(2, given), facts=FACTS[:given])
+    samples = task.samples(BYTES)
+    asked = [sample.meta["fact"] for sample in samples]
+    assert Counter(asked) == {fact.statement: 12 // given for fact in FACTS[:given]}
+    assert all(a != b for a, b in pairwise(asked)) or given == 1
     for sample in samples:
         assert says(decoded(sample, "needle", BYTES), sample.target)
-        assert sum(fact.statement in sample.prompt for fact in FACTS) == 2
+        assert sum(fact.statement in sample.prompt for fact in FACTS) == task.n_needles
+
+
+def test_own_facts_come_to_every_depth():
+    samples = Needle(lengths=(240,), depths=3, repeats=20, facts=FACTS).samples(BYTES)
+    assert len({(sample.meta["fact"], sample.meta["depth"]) for sample in samples}) == 9
 
 
 def test_own_folder_is_the_haystack(tmp_path):
@@ -303,6 +348,13 @@ def test_score_is_the_metric_asked_for():
     assert Needle(metric="rouge1").score(sample, half) == 1
 
 
+def test_no_answer_holds_what_it_stops_at():
+    assert Needle().stop == ("\n", ".")
+    assert not any(mark in fact.answer for fact in secret_facts(32, seed="stop") for mark in Needle().stop)
+    full_stop = Fact("He lives in St. Gallen now.", "Where does he live?", "St. Gallen")
+    assert Needle(facts=(full_stop,)).stop == ("\n",)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -312,6 +364,8 @@ def test_score_is_the_metric_asked_for():
         ({"depths": 0}, "depths 0 names no depth"),
         ({"depths": (0.5, 1.2)}, "depth 1.2 is not a fraction.*from 0 to 1"),
         ({"depths": (float("nan"),)}, "depth nan is not a fraction"),
+        ({"depths": (0.5, 0.1, 0.5)}, r"depths \(0.5, 0.1, 0.5\) would draw the same samples twice"),
+        ({"lengths": (256, 256)}, r"lengths \(256, 256\) would draw the same samples twice.*more repeats"),
         ({"repeats": 0}, "repeats is 0"),
         ({"n_needles": 33}, "n_needles is 33, but there are 32 names.*1 to 32"),
         ({"n_needles": 0}, "n_needles is 0"),
@@ -326,13 +380,16 @@ def test_a_task_that_cannot_be_is_refused_at_once(arguments, message):
         Needle(**arguments)
 
 
-@pytest.mark.parametrize("kind", [{}, {"n_needles": 6}, {"repeats": 4}, {"facts": FACTS}], ids=str)
-def test_length_that_does_not_fit_names_one_that_does(kind):
+@pytest.mark.parametrize("kind", [{}, {"n_needles": 6}, {"depths": (0.0,)}, {"facts": FACTS}], ids=str)
+@pytest.mark.parametrize("seed", range(5))
+def test_length_that_does_not_fit_names_one_that_does(kind, seed):
+    task = Needle(lengths=(20,), seed=seed, **{"depths": 1, **kind})
     with pytest.raises(UsageError, match=r"needles? and question take \d+ tokens.* length 20 is too short") as error:
-        Needle(lengths=(20,), **kind).samples(BYTES)
+        task.samples(BYTES)
     enough = int(str(error.value).rpartition(" ")[2])
-    samples = Needle(lengths=(enough,), **kind).samples(BYTES)
-    assert all(length(sample, BYTES) <= enough for sample in samples)
+    (sample,) = dataclasses.replace(task, lengths=(enough,)).samples(BYTES)
+    assert length(sample, BYTES) <= enough
+    assert len(own_text(sample)) >= 1
 
 
 def test_haystack_too_short_says_what_there_is_and_what_is_needed(tmp_path):

@@ -1,0 +1,72 @@
+"""Reports of runs: what the figures show, in the order a reader asks."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from experiments.console import head_table
+from headscope.check import SelfCheck
+from headscope.figures import (
+    causal_bars,
+    frequency_scatter,
+    head_map,
+    length_depth_map,
+    report,
+    score_histogram,
+)
+from headscope.files import write_over
+from headscope.runs import Run
+from headscope.scores import HeadScores
+
+Section = tuple[str, object]
+
+
+def retrieval_sections(scores: HeadScores, answers: pd.DataFrame, threshold: float) -> list[Section]:
+    """Which heads retrieve, how many, how steadily, and where the model answers."""
+    above = scores.above(threshold)
+    heads = head_table(scores)
+    listed = heads.loc[heads["value"] >= threshold, ["name", "value", "low", "high", "active", "n"]]
+    text = (
+        f"{len(above)} of {len(heads)} heads score {threshold} or more: in the row that chooses an answer token, their "
+        "strongest attention lies on that very token inside the needle. Scores are means over prompts, with 95 % "
+        "bootstrap intervals; “active” is the share of prompts in which a head copied at all. Attention is read in "
+        f"decode rows only. {_answered(answers)}"
+    )
+    sections: list[Section] = [
+        ("Which heads retrieve", text),
+        ("Score of every head", head_map(scores, threshold=threshold)),
+        (f"Heads at {threshold} or more", listed),
+        ("How many heads retrieve", score_histogram(scores)),
+        ("How steadily", frequency_scatter(scores)),
+    ]
+    if {"length", "depth"} <= set(answers.columns):
+        sections.append(("Where the model answers", length_depth_map(answers)))
+    return sections
+
+
+def causal_sections(families: pd.DataFrame, text: str) -> list[Section]:
+    """What removing heads does, beside its controls."""
+    columns = ["condition", "mean", "low", "high", "n", "difference", "difference_low", "difference_high", "p"]
+    extra = [name for name in ("worst", "best", "loss") if name in families]
+    return [
+        ("What happens without them", text),
+        ("Answers right, by condition", causal_bars(families, title="answers right")),
+        ("The same as a table", families[columns + extra]),
+    ]
+
+
+def check_section(check: SelfCheck) -> Section:
+    """The self-check as a table."""
+    table = pd.DataFrame(check.to_records())
+    table["passed"] = table["passed"].map({True: "ok", False: "FAILED", None: "noted"})
+    return "Proof that the hooks do what they claim", table
+
+
+def write_report(run: Run, title: str, sections: Sequence[Section]) -> None:
+    """report.html in the run's folder."""
+    page = report(title, sections)
+    write_over(run.path / "report.html", lambda path: path.write_text(page, "utf-8") and None)
+
+
+def _answered(answers: pd.DataFrame) -> str:
+    return f"The model answered {answers['score'].mean():.1%} of {len(answers)} prompts word for word."
