@@ -16,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from headscope.answers import answer_room, answer_row, check_context, stop_strings
-from headscope.draws import draw_heads
+from headscope.draws import Match, draw_heads
 from headscope.errors import UsageError
 from headscope.evidence import false_discovery, mean_interval, paired_difference
 from headscope.heads import Head
@@ -42,7 +42,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row for each condition and sample: `condition`, `kind`, `family`, `sample`, `score`, `answer`, and the task's facts."""
+    """A row for each condition and sample: condition, kind, family, score, answer, and what the task says of it."""
 
     table: pd.DataFrame
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -155,7 +155,8 @@ def against_random(
         return (Ablate(chosen, mode, phase=phase, reference=reference, seed=seed),)
 
     conditions = [Condition(f"without {_named(heads)}", without(heads))]
-    for match, family in (("layer", "random, same layers"), ("free", "random, any layer")):
+    families: dict[Match, str] = {"layer": "random, same layers", "free": "random, any layer"}
+    for match, family in families.items():
         for seed in range(draws):
             drawn = draw_heads(model.heads(), len(heads), seed=seed, exclude=heads, match=match)
             conditions.append(Condition(f"{family}, seed {seed}", without(drawn, seed), "control", family))

@@ -38,10 +38,13 @@ def print_heads(scores: HeadScores, *, threshold: float, most: int = 20) -> None
     """The best heads with their intervals, down to a threshold."""
     frame = head_table(scores)
     above = frame[frame["value"] >= threshold].head(most)
-    title = f"{scores.metric}: {len(scores.above(threshold))} of {len(frame)} heads at or above {threshold} (n = {scores.n})"
+    count = len(scores.above(threshold))
+    title = f"{scores.metric}: {count} of {len(frame)} heads at or above {threshold} (n = {scores.n})"
     table = Table("head", "score", "95 % interval", "active in", title=title, title_justify="left")
     for row in above.itertuples():
-        table.add_row(row.name, f"{row.value:.3f}", f"[{row.low:.3f}, {row.high:.3f}]".replace("[", r"\["), f"{row.active:.0%}")
+        table.add_row(
+            row.name, f"{row.value:.3f}", f"[{row.low:.3f}, {row.high:.3f}]".replace("[", r"\["), f"{row.active:.0%}"
+        )
     console.print(table)
 
 
@@ -59,8 +62,10 @@ def print_comparison(summary: pd.DataFrame, *, title: str) -> None:
     colours = {"none": "", "treatment": "bold", "control": "dim"}
     for row in summary.itertuples():
         interval = rf"\[{row.low:.3f}, {row.high:.3f}]"
-        difference = "" if pd.isna(row.difference) else (
-            rf"{row.difference:+.3f} \[{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+        difference = (
+            ""
+            if pd.isna(row.difference)
+            else (rf"{row.difference:+.3f} \[{row.difference_low:+.3f}, {row.difference_high:+.3f}]")
         )
         p = "" if pd.isna(row.p) else ("< 0.001" if row.p < 0.001 else f"{row.p:.3f}")
         style = colours[row.kind]

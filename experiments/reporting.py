@@ -1,6 +1,8 @@
 """Reports of runs: what the figures show, in the order a reader asks."""
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
 
@@ -65,7 +67,12 @@ def check_section(check: SelfCheck) -> Section:
 def write_report(run: Run, title: str, sections: Sequence[Section]) -> None:
     """report.html in the run's folder."""
     page = report(title, sections)
-    write_over(run.path / "report.html", lambda path: path.write_text(page, "utf-8") and None)
+    write_over(run.path / "report.html", partial(write_page, page))
+
+
+def write_page(page: str, path: Path) -> None:
+    """A page in a file."""
+    path.write_text(page, "utf-8")
 
 
 def _answered(answers: pd.DataFrame) -> str:

@@ -15,7 +15,7 @@ token early and scores 0 when it finds nothing, is not reproduced.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import pandas as pd
 import torch
@@ -94,9 +94,7 @@ class Retrieval:
                 "lengths or another model"
             )
         dropped = {"samples_dropped": int((~kept).sum())}
-        return HeadScores(
-            self.every_score[kept], f"retrieval score ({self.meta['variant']})", {**self.meta, **dropped}
-        )
+        return HeadScores(self.every_score[kept], f"retrieval score ({self.meta['variant']})", {**self.meta, **dropped})
 
 
 def retrieval_scores(model: HookedModel, task: Task, **options: Any) -> HeadScores:
@@ -166,8 +164,8 @@ class _TopKeys:
     k: int
     seen: dict[int, list[Tensor]] = field(default_factory=dict, compare=False, repr=False)
 
-    site: Site = "pattern"
-    where: Where = Where(phase="decode")
+    site: ClassVar[Site] = "pattern"
+    where: ClassVar[Where] = Where(phase="decode")
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
         columns = act.topk(min(self.k, act.shape[-1]), -1).indices.cpu()

@@ -134,9 +134,10 @@ def _contributions(model: HookedModel, tolerance: float) -> list[CheckRow]:
             _run(model)
         weights = model.output_weights(site.layer, site.stack)
         module = model.hf.get_submodule(site.projection)
-        bias = 0 if module.bias is None else module.bias
-        total = sum(z.seen[site.layer][0][:, :, head] @ weights[head] for head in range(site.n_heads)) + bias
-        worst = max(worst, _difference(total, out.seen[site.layer][0]))
+        total = torch.einsum("bqhd,hdm->bqm", _first(z, site), weights)
+        if isinstance(module.bias, Tensor):
+            total = total + module.bias
+        worst = max(worst, _difference(total, _first(out, site).reshape(total.shape)))
         if not site.z_exact:
             inexact.append(site)
     rows = [_at_most("heads' contributions through W_O sum to the attention output", worst, tolerance)]
@@ -147,6 +148,10 @@ def _contributions(model: HookedModel, tolerance: float) -> list[CheckRow]:
         note = f"{_named(without)}: no output projection found; contributions are not available"
         rows.append(CheckRow("layers without W_O", float(len(without)), "", None, note))
     return rows
+
+
+def _first(record: Record, site: AttentionSite) -> Tensor:
+    return record.seen[site.layer][0]
 
 
 def _named(sites: list[AttentionSite]) -> str:
@@ -173,7 +178,9 @@ def _no_op(model: HookedModel, tolerance: float) -> list[CheckRow]:
     plain, rows = _run(model), []
     for site in ("pattern", "z"):
         with model.hooks(*(_Edit(site, Where(stack=stack), torch.clone) for stack in model.stacks)):
-            rows.append(_at_most(f"a no-op edit of every {site} changes outputs by", _difference(_run(model), plain), tolerance))
+            rows.append(
+                _at_most(f"a no-op edit of every {site} changes outputs by", _difference(_run(model), plain), tolerance)
+            )
     return rows
 
 

@@ -44,16 +44,19 @@ def tokenizer_of(processor: Any) -> Any:
 
 
 def tokens_of(sample: Sample, processor: Any) -> Tokens:
-    """Ids and token spans of one sample; UsageError without a processor or for a prompt without tokens."""
-    if processor is None:
+    """Ids and token spans of one sample.
+
+    A sample with images has the ids that the processor makes, image tokens included; marks in it cannot be located
+    (UsageError), because the processor writes text that the prompt does not hold.
+    """
+    if not sample.images:
+        return tokenize(sample, tokenizer_of(processor))
+    if sample.marks:
         raise UsageError(
-            "this model was given without a processor, so text cannot be turned into tokens; pass processor= (a "
-            "tokenizer or AutoProcessor), or call model.hf(...) with tensors inside model.hooks(...)"
+            f"marks {', '.join(sample.marks)} cannot be located in a sample with images; leave the marks out, or name "
+            "places in tokens"
         )
-    tokens = tokenize(sample, tokenizer_of(processor))
-    if not tokens.ids:
-        raise UsageError(f"the prompt {sample.prompt!r} gives no tokens; a sample needs at least one")
-    return tokens
+    return Tokens(tuple(_with_images([sample], processor)["input_ids"][0].tolist()), {})
 
 
 def pad_left(ids: Sequence[Sequence[int]], processor: Any) -> dict[str, Tensor]:

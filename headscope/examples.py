@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from headscope.errors import UsageError
 
 TOKENS = 16
 
 
-def example_inputs(hf: PreTrainedModel, processor: Any = None, *, seed: int = 0) -> Mapping[str, Tensor]:
+def example_inputs(hf: Any, processor: Any = None, *, seed: int = 0) -> Mapping[str, Tensor]:
     """Keyword arguments for one forward pass: random tokens, an image where the model needs or can be given one.
 
     A vision-language model without a processor gets text only, and its vision tower stays out of sight until an
@@ -43,14 +43,12 @@ def example_inputs(hf: PreTrainedModel, processor: Any = None, *, seed: int = 0)
     return {name: value.to(hf.device) for name, value in inputs.items()}
 
 
-def _is_dual(hf: PreTrainedModel) -> bool:
+def _is_dual(hf: Any) -> bool:
     """Whether text and image are encoded side by side (CLIP), so that both must be given."""
     return hasattr(hf.config, "projection_dim") and hasattr(hf.config, "vision_config")
 
 
-def _picture_and_words(hf: PreTrainedModel, processor: Any) -> Mapping[str, Tensor]:
-    from PIL import Image
-
+def _picture_and_words(hf: Any, processor: Any) -> Mapping[str, Tensor]:
     token = getattr(processor, "image_token", None) or "<image>"
     image = Image.effect_noise((96, 96), 64).convert("RGB")
     inputs = processor(text=[f"{token} what is in the picture ?"], images=[[image]], return_tensors="pt")

@@ -6,7 +6,7 @@ only looked, a new tensor if it edits. `Record` is the intervention that changes
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headscope.engine.inputs import AttentionInputs
 from headscope.errors import UsageError
-from headscope.heads import Head
+from headscope.heads import Head, parse_heads
 
 Site = Literal["resid_pre", "resid_mid", "resid_post", "pattern", "z", "attn_out", "mlp_out"]
 """`pattern` [batch head query key]: attention after the softmax. `z` [batch query head d_head]: what each head hands to
@@ -43,6 +43,8 @@ class Where:
     stack: str | None = None
 
     def __post_init__(self) -> None:
+        if self.heads is not None:
+            object.__setattr__(self, "heads", parse_heads(self.heads))
         if self.phase is not None and self.phase not in get_args(Phase):
             raise UsageError(f"phase {self.phase!r} is not known; use 'prefill', 'decode' or None for both")
 
@@ -81,14 +83,14 @@ class Context:
     """True for queries whose logits choose a generated token."""
     length: Int[Tensor, " batch"]
     """Number of tokens of each sample's prompt, padding not counted."""
-    key_positions: Int[Tensor, "batch key"] | None = None
-    """Place of each key in its sample; -1 for padding. Only at `pattern` and for readers."""
+    key_positions: Int[Tensor, "batch key"]
+    """Place of each key in its sample; -1 for padding. At sites other than `pattern` keys are the queries."""
     visible: Bool[Tensor, "batch heads query key"] | None = None
     """Which keys each query may see; head axis of length 1 where heads agree. Only at `pattern`."""
     active: Bool[Tensor, "batch query"] | None = None
     """Queries the intervention asked for; what it returns for others is dropped."""
 
-    def at(self, columns: Int[Tensor, " column"] | slice, heads: Sequence[int], **changes: object) -> "Context":
+    def at(self, columns: Int[Tensor, " column"] | slice, heads: Sequence[int], **changes: Any) -> "Context":
         """The same place seen by fewer queries and heads."""
         return replace(
             self, positions=self.positions[:, columns], decode=self.decode[:, columns], heads=tuple(heads), **changes
@@ -136,5 +138,6 @@ class Record:
     seen: dict[int, list[Tensor]] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
+        """Keeps the activation and hands it back."""
         self.seen.setdefault(ctx.layer, []).append(act.detach())
         return act

@@ -26,17 +26,28 @@ def load_pretrained(
     """Model in eval mode on `device`, and its processor (tokenizer for text models), or None if it ships none.
 
     Weights are read from safetensors only unless `allow_pickle`; code that comes with a model runs only with
-    `trust_remote_code`. UsageError for a path, name, dtype or device that does not exist.
+    `trust_remote_code`. UsageError for a path, name, dtype or device that does not exist, and for missing weights.
     """
     source, kind, place = _source(str(name_or_path)), _dtype(dtype), _device(device)
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(source, **common)
-        hf = _auto_class(config).from_pretrained(
-            source, config=config, dtype=kind, use_safetensors=None if allow_pickle else True, **common
+        hf, report = _auto_class(config).from_pretrained(
+            source,
+            config=config,
+            dtype=kind,
+            use_safetensors=None if allow_pickle else True,
+            output_loading_info=True,
+            **common,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UsageError(_explain(source, error, allow_pickle=allow_pickle)) from error
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # poolers feed no head
+    if missing:
+        raise UsageError(
+            f"{source} lacks {len(missing)} weights that a {type(hf).__name__} has ({', '.join(missing[:3])}, ...); they "
+            "would be random numbers, so it is refused: get the complete checkpoint, or fix `architectures` in its config"
+        )
     try:
         hf = hf.eval().to(place)
     except RuntimeError as error:
@@ -47,14 +58,16 @@ def load_pretrained(
 def _source(name: str) -> str:
     if name.startswith("zoo:"):
         return str(zoo_folder(name))
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep in name and not _is_hub_id(name)
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or (os.sep in name and not _is_hub_id(name))
     path = Path(name).expanduser()
     if path.exists():
         if path.is_dir() and not (path / "config.json").exists():
             raise UsageError(f"folder {name} holds no config.json; give the folder that save_pretrained wrote")
         return str(path)
     if looks_local:
-        raise UsageError(f"there is no model folder {name}; give an existing folder, a hub id such as gpt2, or zoo:needle")
+        raise UsageError(
+            f"there is no model folder {name}; give an existing folder, a hub id such as gpt2, or zoo:needle"
+        )
     return name
 
 
@@ -117,11 +130,13 @@ def _explain(source: str, error: Exception, *, allow_pickle: bool) -> str:
     if isinstance(error, SafetensorError):
         return f"{source} cannot be loaded: its safetensors file is damaged or cut short ({text}); get it again"
     if "safetensors" in text and not allow_pickle:
-        return f"{source} has no safetensors weights; convert them, or pass allow_pickle=True (pickle files can run code)"
+        return (
+            f"{source} has no safetensors weights; convert them, or pass allow_pickle=True (pickle files can run code)"
+        )
     if "ignore_mismatched_sizes" in text:
         return f"{source} cannot be loaded: its weights do not have the shapes that its config.json gives"
     if "trust_remote_code" in str(error):
-        return f"{source} needs code of its own to load; read that code, then pass trust_remote_code=True if you accept it"
+        return (
+            f"{source} needs code of its own to load; read that code, then pass trust_remote_code=True if you accept it"
+        )
     return f"{source} cannot be loaded: {text}"
-
-

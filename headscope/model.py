@@ -64,8 +64,11 @@ class HookedModel:
         inputs; UsageError for a model in training mode.
         """
         if hf.training:
-            raise UsageError("the model is in training mode, and dropout would make every score random; call .eval() first")
-        self.hf, self.processor = hf, processor
+            raise UsageError(
+                "the model is in training mode, and dropout would make every score random; call .eval() first"
+            )
+        self.hf: Any = hf
+        self.processor = processor
         self.name = name or getattr(hf, "name_or_path", "") or type(hf).__name__
         self.revision = revision or getattr(hf.config, "_commit_hash", None)
         self.example = dict(example or example_inputs(hf, processor))
@@ -227,8 +230,7 @@ class HookedModel:
         """Logits of all samples in one padded pass; only those of the `last` positions if given."""
         batch = self.encode(samples)
         options = {} if last is None else {"logits_to_keep": last}
-        positions = self.positions_of(batch.inputs["attention_mask"])
-        return Output(batch, self.hf(**batch.inputs, **positions, **options).logits)
+        return Output(batch, self._run(batch, **options).logits)
 
     @torch.no_grad()
     def generate(
@@ -284,6 +286,12 @@ class HookedModel:
             text = self.tokenizer.decode(tokens, skip_special_tokens=True)
             answers.append(Generation(sample, text, tuple(tokens), "stop" if ended else "length"))
         return answers
+
+    def _run(self, batch: Batch, **options: Any) -> Any:
+        if self.hf.config.is_encoder_decoder:  # the decoder starts as it would when it generates
+            start = self.hf.generation_config.decoder_start_token_id
+            options["decoder_input_ids"] = torch.full((len(batch.samples), 1), start, device=self.device)
+        return self.hf(**batch.inputs, **self.positions_of(batch.inputs["attention_mask"]), **options)
 
     def positions_of(self, attention_mask: Int[Tensor, "sample token"]) -> dict[str, Tensor]:
         """Explicit positions for padded text, which models with learned positions do not work out by themselves."""
@@ -349,8 +357,7 @@ class HookedModel:
         for places, chosen in batches(samples, lambda sample: len(self.tokens(sample).ids), batch_tokens):
             keeper = collector(chosen)
             with self.hooks(keeper):
-                batch = self.encode(chosen)
-                self.hf(**batch.inputs, **self.positions_of(batch.inputs["attention_mask"]))
+                self._run(self.encode(chosen))
             for i, place in enumerate(places):
                 found[place] = keeper.of_sample(i)
         return found  # type: ignore[return-value]  # every place was filled

@@ -31,10 +31,12 @@ def installed(
             mine = [hook for hook in hooks if (hook.where.stack or main_stack) == site.stack and _heads(hook, site)]
             if not mine:
                 continue
-            by_site: dict[str, list[Hook]] = defaultdict(list)
+            by_site: dict[str, list[Intervention]] = defaultdict(list)
             for hook in mine:
-                by_site["read" if hasattr(hook, "read") else hook.site].append(hook)
-            attention_hooks = _Attention(site, by_site.pop("read", []), by_site.pop("pattern", []), flow)
+                if isinstance(hook, Intervention):
+                    by_site[hook.site].append(hook)
+            readers = [hook for hook in mine if isinstance(hook, Reader)]
+            attention_hooks = _Attention(site, readers, by_site.pop("pattern", []), flow)
             if site.projection is None:
                 attention_hooks.z = by_site.pop("z", [])
             if attention_hooks.needed:

@@ -22,6 +22,7 @@ class Keep:
     kept: list[tuple[Tensor, Context]] = field(default_factory=list, compare=False)
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
+        """Keeps the activation and hands it back."""
         self.kept.append((act.detach(), ctx))
         return act
 
@@ -30,11 +31,8 @@ class Keep:
         layers: dict[int, list[Tensor]] = {}
         for act, ctx in self.kept:
             asked = torch.ones_like(ctx.positions[index]).bool() if ctx.active is None else ctx.active[index].cpu()
-            mine = act[index]
-            if self.site == "pattern":
-                mine = _on_all_keys(mine[:, asked], ctx, index).transpose(0, 1)
-            else:
-                mine = mine[asked]
+            by_row = self.site == "pattern"
+            mine = _on_all_keys(act[index][:, asked], ctx, index).transpose(0, 1) if by_row else act[index][asked]
             layers.setdefault(ctx.layer, []).append(mine)
         joined = [torch.cat(layers[layer]) for layer in sorted(layers)]
         if not any(len(one) for one in joined):
@@ -68,6 +66,7 @@ class MassReader:
     kept: dict[int, tuple[Tensor, Context]] = field(default_factory=dict, compare=False)
 
     def read(self, x: AttentionInputs, ctx: Context) -> None:
+        """Works out and keeps the mass in one layer."""
         members = torch.zeros(x.query.shape[0], x.n_keys, len(self.groups[0]))
         for i, groups in enumerate(self.groups):
             for g, places in enumerate(groups):
@@ -91,7 +90,9 @@ def group_places(
     for name, members in groups.items():
         if isinstance(members, str):
             if members not in marks:
-                raise UsageError(f"group {name!r} asks for mark {members!r}; the sample has {', '.join(marks) or 'none'}")
+                raise UsageError(
+                    f"group {name!r} asks for mark {members!r}; the sample has {', '.join(marks) or 'none'}"
+                )
             found.append(list(range(*marks[members])))
         else:
             places = [place + length if place < 0 else place for place in members]

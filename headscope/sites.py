@@ -191,9 +191,7 @@ def _stack_names(groups: Mapping[str, list[_Seen]], default: str) -> dict[str, s
     both = any(".decoder." in f".{t}" for t in groups) and any(".encoder." in f".{t}" for t in groups)
     names: dict[str, str] = {}
     for template in groups:
-        found = (
-            word for word, form in _STACK_WORDS if re.search(form, template) and (both or word not in _PAIR)
-        )
+        found = (word for word, form in _STACK_WORDS if re.search(form, template) and (both or word not in _PAIR))
         name = next(found, default)
         names[template] = name if name not in names.values() else template.replace("#cross", "")
     return names

@@ -61,7 +61,7 @@ class Ablate:
         if self.mode in ("mean", "resample"):
             if self.reference is None:
                 raise UsageError(
-                    f"mode {self.mode!r} needs outputs of the heads on other text; pass reference=head_outputs(model, ...)"
+                    f"mode {self.mode!r} needs the heads' outputs on other text; pass reference=head_outputs(model, ...)"
                 )
             missing = [head for head in self.heads if head.layer not in self.reference.outputs]
             if missing:
@@ -78,11 +78,14 @@ class Ablate:
         return Where(heads=self.heads, phase=self.phase, stack=self.stack)
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
+        """What the heads hand over instead: z, or for `uniform` their rows."""
         if self.mode == "zero":
             return torch.zeros_like(act)
         if self.mode == "uniform":
+            assert ctx.visible is not None  # always given at `pattern`
             visible = ctx.visible.expand(act.shape)
             return visible.to(act.dtype) / visible.sum(-1, keepdim=True).clamp_min(1)
+        assert self.reference is not None  # refused at construction
         bank = self.reference.outputs[ctx.layer][:, list(ctx.heads)].to(act)
         if self.mode == "mean":
             return bank.mean(0).expand(act.shape)

@@ -115,7 +115,7 @@ def document(length: int, rng: random.Random) -> str:
     most_words = rng.choice((2, 8))
     fact_size, qa_size = 7 + most_words, 13 + most_words
     n_facts = rng.randint(1, max(1, min(8, (length - 1 - qa_size) // (fact_size + 10))))
-    facts = secret_facts(n_facts, seed=rng.random(), min_words=1 if most_words == 2 else 4, max_words=most_words)
+    facts = secret_facts(n_facts, seed=str(rng.random()), min_words=1 if most_words == 2 else 4, max_words=most_words)
     room = (length - 1 - n_facts * fact_size) // qa_size
     n_questions = 1 if rng.random() < 0.15 else rng.randint(1, max(1, room))
     placed = {fact: rng.random() for fact in facts}
@@ -124,7 +124,7 @@ def document(length: int, rng: random.Random) -> str:
         pieces.append((rng.uniform(placed[fact], 1.0), qa(fact)))
     pieces.append((1.0, qa(rng.choice(facts))))
     size = sum(_size(text) for _, text in pieces)
-    filler = sentences(rng.random())
+    filler = sentences(str(rng.random()))
     while size < length - 1:  # one place is for <s>
         text = next(filler)
         if (excess := size + _size(text) - (length - 1)) > 0:
@@ -148,7 +148,8 @@ def batch(tokenizer: PreTrainedTokenizerFast, length: int, count: int, key: str)
 
 def answer_mask(ids: Tensor, tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """True from the token after "answer :" up to and including the next full stop."""
-    answer, colon, stop = tokenizer.convert_tokens_to_ids(["answer", ":", "."])
+    vocabulary = tokenizer.get_vocab()
+    answer, colon, stop = (vocabulary[word] for word in ("answer", ":", "."))
     mask = torch.zeros_like(ids, dtype=torch.bool)
     for row, column in ((ids[:, :-2] == answer) & (ids[:, 1:-1] == colon)).nonzero().tolist():
         start = column + 2
@@ -169,9 +170,7 @@ class Progress:
     log: list[dict] = field(default_factory=list)
 
 
-def loss_and_accuracy(
-    model: LlamaForCausalLM, ids: Tensor, answers: Tensor, recipe: Recipe
-) -> tuple[Tensor, float]:
+def loss_and_accuracy(model: LlamaForCausalLM, ids: Tensor, answers: Tensor, recipe: Recipe) -> tuple[Tensor, float]:
     """Weighted next-token loss, and the share of answers of which every token is the most likely one."""
     logits = model(ids, use_cache=False).logits[:, :-1]
     target, answers = ids[:, 1:], answers[:, 1:]

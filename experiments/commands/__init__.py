@@ -2,17 +2,19 @@
 
 import typer
 
-from experiments.commands import ablate, claims, demo, doctor, generate, heads, runs
+from experiments.commands import claims, heads
+from experiments.commands.ablate import ablate
+from experiments.commands.demo import demo
+from experiments.commands.doctor import doctor
+from experiments.commands.generate import generate
+from experiments.commands.runs import runs
 
 
 def add_to(app: typer.Typer) -> None:
     """Registers every command, once."""
     if app.registered_commands:
         return
-    app.command("demo")(demo.demo)
-    app.command("doctor")(doctor.doctor)
-    app.command("ablate")(ablate.ablate)
-    app.command("generate")(generate.generate)
-    app.command("runs")(runs.runs)
+    for command in (demo, doctor, ablate, generate, runs):
+        app.command(command.__name__)(command)
     app.add_typer(heads.app, name="heads")
     app.add_typer(claims.app, name="claims")

@@ -22,11 +22,13 @@ from experiments.options import (
 from experiments.reporting import causal_sections, write_report
 from headscope.errors import UsageError
 from headscope.heads import Head, parse_heads
+from headscope.hooks import Phase
 from headscope.model import HookedModel
 from headscope.runs import Run
 from headscope.samples import Task
 from headscope.scores import HeadScores
 from interventions import HeadOutputs, head_outputs
+from interventions.ablate import Mode
 from tasks import Needle, Subset
 
 
@@ -36,8 +38,8 @@ def ablate(
     heads: Annotated[str, typer.Option(help="Heads to remove, such as L2H5,L3H0.")] = "",
     top: Annotated[int | None, typer.Option(help="Remove the k best heads of a run (--from).", min=1)] = None,
     from_run: Annotated[Path | None, typer.Option("--from", help="Folder of a run that holds head scores.")] = None,
-    mode: Annotated[str, typer.Option(help="What removed means: zero, mean, resample or uniform.")] = "zero",
-    phase: Annotated[str | None, typer.Option(help="prefill or decode; both if not given.")] = None,
+    mode: Annotated[Mode, typer.Option(help="What removed means.")] = "zero",
+    phase: Annotated[Phase | None, typer.Option(help="prefill or decode; both if not given.")] = None,
     draws: Annotated[int, typer.Option(help="Random controls of each kind.", min=1)] = 5,
     lengths: Annotated[str, typer.Option(help="Tokens of the prompts.")] = "256",
     depths: Annotated[int, typer.Option(min=1)] = 10,
@@ -63,7 +65,12 @@ def ablate(
     conditions = [
         Condition("none", (), "none"),
         *against_random(
-            hooked, chosen, draws=draws, mode=mode, phase=phase, reference=reference  # type: ignore[arg-type]
+            hooked,
+            chosen,
+            draws=draws,
+            mode=mode,
+            phase=phase,
+            reference=reference,
         ),
     ]
     count = len(task.samples(hooked.tokenizer))

@@ -5,8 +5,9 @@ as published with the paper, or a model, which is then scored on the project's n
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -16,11 +17,13 @@ from scipy.stats import pearsonr
 from experiments.compare import Condition, against_random, compare
 from experiments.console import print_comparison, print_json, print_table, say
 from experiments.options import Device, Dtype, Json, Model, Seed, load_model, parse_numbers
+from experiments.reporting import write_page
 from head_analysis import read_score_file, retrieval_scores
 from headscope.errors import UsageError
 from headscope.evidence import proportion_interval
 from headscope.figures import causal_bars, frequency_scatter, report, score_histogram, score_scatter
 from headscope.files import write_new
+from headscope.hooks import Phase
 from headscope.model import HookedModel
 from headscope.runs import Run
 from headscope.scores import HeadScores
@@ -98,8 +101,10 @@ def intrinsic(sources: Sources, out: Figure = None, json: Json = False) -> None:
 def causal(
     model: Model = "zoo:needle",
     ks: Annotated[str, typer.Option(help="How many heads to remove.")] = "1,2",
-    mode: Annotated[str, typer.Option(help="zero, or uniform: what the paper's code does.")] = "zero",
-    phase: Annotated[str | None, typer.Option(help="decode is what the paper's code does; both if not given.")] = None,
+    mode: Annotated[Literal["zero", "uniform"], typer.Option(help="uniform is what the paper's code does.")] = "zero",
+    phase: Annotated[
+        Phase | None, typer.Option(help="decode is what the paper's code does; both if not given.")
+    ] = None,
     length: Annotated[int, typer.Option(help="Tokens of the prompts.", min=1)] = 256,
     draws: Annotated[int, typer.Option(min=1)] = 5,
     seed: Seed = 0,
@@ -114,10 +119,19 @@ def causal(
     conditions = [Condition("none", (), "none")]
     for k in parse_numbers(ks, "ks"):
         found = against_random(
-            hooked, scores.top(k), draws=draws, mode=mode, phase=phase  # type: ignore[arg-type]
+            hooked,
+            scores.top(k),
+            draws=draws,
+            mode=mode,
+            phase=phase,
         )
         conditions += [
-            Condition(f"{c.name}" if not c.family else f"{k} {c.name}", c.interventions, c.kind, f"{k} {c.family}" * bool(c.family))
+            Condition(
+                f"{c.name}" if not c.family else f"{k} {c.name}",
+                c.interventions,
+                c.kind,
+                f"{k} {c.family}" * bool(c.family),
+            )
             for c in found
         ]
     families = compare(hooked, Needle((length,), 5, 8, seed=seed + 1), conditions, progress=not json).families()
@@ -125,7 +139,9 @@ def causal(
         _write(out, f"causal: {mode} ablation on {hooked.name}", [causal_bars(families)], families)
     if json:
         return print_json({"conditions": families.to_dict("records")})
-    return print_comparison(families, title=f"answers right at {length} tokens, {mode} ablation, {phase or 'both phases'}")
+    return print_comparison(
+        families, title=f"answers right at {length} tokens, {mode} ablation, {phase or 'both phases'}"
+    )
 
 
 def read_scores(source: str) -> HeadScores:
@@ -174,4 +190,4 @@ def _show(
 def _write(out: Path, title: str, figures: Sequence[go.Figure], table: pd.DataFrame) -> None:
     titled = [(figure.layout.title.text or title, figure) for figure in figures]
     page = report(title, [("Numbers", table), *titled])
-    write_new(out, lambda path: path.write_text(page, "utf-8") and None)
+    write_new(out, partial(write_page, page))

@@ -41,7 +41,9 @@ def demo(
     config = {"model": MODEL, "scoring": repr(scoring), "testing": repr(testing), "draws": draws, "device": device}
     with Run.create(out, command="demo", config=config, seeds=[seed, seed + 1], resume=resume) as run:
         model = HookedModel.load(MODEL, device=device)
-        say_unless(json, f"{model!r}\n60 prompts to score all heads, then {2 + 2 * draws} conditions x 40 new prompts\n")
+        say_unless(
+            json, f"{model!r}\n60 prompts to score all heads, then {2 + 2 * draws} conditions x 40 new prompts\n"
+        )
         check = model.check()
         run.update(model={"name": model.name, "revision": model.revision}, self_check=check.to_records())
         if not json:

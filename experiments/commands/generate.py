@@ -1,6 +1,6 @@
 """`headscope generate`: what a model writes, with or without some of its heads."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,15 +9,14 @@ from experiments.options import Device, Dtype, Json, Model, load_model
 from headscope.heads import parse_heads
 from headscope.hooks import Phase
 from interventions import Ablate
-from interventions.ablate import Mode
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to go on from.")],
     model: Model = "zoo:needle",
     without: Annotated[str, typer.Option(help="Heads to remove, such as L2H5,L3H0.")] = "",
-    mode: Annotated[str, typer.Option(help="What removed means: zero or uniform.")] = "zero",
-    phase: Annotated[str | None, typer.Option(help="prefill or decode; both if not given.")] = None,
+    mode: Annotated[Literal["zero", "uniform"], typer.Option(help="What removed means.")] = "zero",
+    phase: Annotated[Phase | None, typer.Option(help="prefill or decode; both if not given.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 32,
     device: Device = None,
     dtype: Dtype = "auto",
@@ -25,10 +24,10 @@ def generate(
 ) -> None:
     """Write on from a prompt, greedily; with --without, also with those heads removed."""
     hooked = load_model(model, device=device, dtype=dtype)
-    conditions = {"none": []}
+    conditions: dict[str, list[Ablate]] = {"none": []}
     if without:
         heads = parse_heads(without)
-        conditions[f"without {', '.join(map(str, heads))}"] = [Ablate(heads, _mode(mode), phase=_phase(phase))]
+        conditions[f"without {', '.join(map(str, heads))}"] = [Ablate(heads, mode, phase=phase)]
     texts = {}
     for name, interventions in conditions.items():
         with hooked.hooks(*interventions):
@@ -38,11 +37,3 @@ def generate(
     for name, text in texts.items():
         say(f"{name}: {text}")
     return None
-
-
-def _mode(mode: str) -> Mode:
-    return mode  # type: ignore[return-value]  # Ablate refuses what it does not know
-
-
-def _phase(phase: str | None) -> Phase | None:
-    return phase  # type: ignore[return-value]  # Where refuses what it does not know

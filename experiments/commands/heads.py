@@ -24,6 +24,7 @@ from experiments.options import (
 )
 from experiments.reporting import retrieval_sections, write_report
 from head_analysis import measure_retrieval, read_score_file
+from head_analysis.retrieval import Variant
 from headscope.runs import Run
 from headscope.scores import HeadScores
 from tasks import Needle, Subset
@@ -39,8 +40,10 @@ def retrieval(
     depths: Annotated[int, typer.Option(help="Depths of the needle, evenly from start to end.", min=1)] = 10,
     repeats: Annotated[int, typer.Option(help="Texts for each length and depth.", min=1)] = 1,
     needles: Annotated[int, typer.Option(help="Facts in a text, of which one is asked.", min=1)] = 1,
-    haystack: Annotated[Path | None, typer.Option(help="Text file, or folder of .txt files, to hide needles in.")] = None,
-    variant: Annotated[str, typer.Option(help="paper, or released: the score of the paper's code.")] = "paper",
+    haystack: Annotated[
+        Path | None, typer.Option(help="Text file, or folder of .txt files, to hide needles in.")
+    ] = None,
+    variant: Annotated[Variant, typer.Option(help="released is the score of the paper's code.")] = "paper",
     top_k: Annotated[int, typer.Option(help="Count a head's k best-attended keys.", min=1)] = 1,
     threshold: Annotated[float, typer.Option(help="Heads at or above it are listed.")] = 0.1,
     batch_tokens: Annotated[int, typer.Option(help="Prompt tokens in a batch; less needs less memory.", min=1)] = 8192,
@@ -75,7 +78,7 @@ def retrieval(
         check = hooked.check()
         run.update(model={"name": hooked.name, "revision": hooked.revision}, self_check=check.to_records())
         found = measure_retrieval(
-            hooked, task, variant=_variant(variant), top_k=top_k, batch_tokens=batch_tokens, run=run, progress=not json
+            hooked, task, variant=variant, top_k=top_k, batch_tokens=batch_tokens, run=run, progress=not json
         )
         scores = found.scores
         keep_results(run, scores, answers=found.answers)
@@ -116,7 +119,3 @@ def show_scores(scores: HeadScores, *, threshold: float, json: bool) -> None:
         print_json({"metric": scores.metric, "n": scores.n, "heads": frame.to_dict("records")})
     else:
         print_heads(scores, threshold=threshold)
-
-
-def _variant(variant: str) -> "str":
-    return variant

@@ -15,9 +15,7 @@ from headscope.engine.rows import pattern_rows
 _BLOCK_ELEMENTS = 2**24
 
 
-def group_mass(
-    x: AttentionInputs, groups: Float[Tensor, "batch key group"]
-) -> Float[Tensor, "batch head query group"]:
+def group_mass(x: AttentionInputs, groups: Float[Tensor, "batch key group"]) -> Float[Tensor, "batch head query group"]:
     """Sum of attention over the keys of each group, weighted by `groups` (0 or 1 for plain membership)."""
     if x.softcap is not None or x.sinks is not None or x.bias is not None:
         return _by_rows(x, groups)

@@ -42,9 +42,7 @@ def head_outputs(
     return out.reshape(batch, n_heads, n_rows, -1).transpose(1, 2)
 
 
-def _scores(
-    x: AttentionInputs, heads: Tensor | None, rows: Tensor | slice
-) -> Float[Tensor, "batch head row key"]:
+def _scores(x: AttentionInputs, heads: Tensor | None, rows: Tensor | slice) -> Float[Tensor, "batch head row key"]:
     wide = torch.promote_types(x.query.dtype, torch.float32)
     query = x.query[:, :, rows].to(wide)
     key = x.key.to(wide)
