@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --no-input --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format format-check lint types contracts clean
+.PHONY: help demo test bench check format format-check lint types contracts clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: $(VENV)/.installed ## install, then run the demo into a new folder under r
 
 test: $(VENV)/.installed-dev ## run all tests, the slow ones included (PYTEST_ARGS=... is passed on)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed-dev ## what hooks cost, as ratios to the plain model (some minutes, on a quiet machine)
+	$(BIN)/python -m benchmarks.engine
 
 check: format-check lint types contracts test ## all that must pass before a merge
 

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from headscope.answers import answer_room, answer_row, check_context, stop_strings
+from headscope.answers import answer_row, asked_of, stop_strings
 from headscope.draws import Match, draw_heads
 from headscope.errors import UsageError
 from headscope.evidence import false_discovery, mean_interval, paired_difference
@@ -115,9 +115,7 @@ def compare(
     computed again. Costs one generation of all samples a condition.
     """
     conditions = _as_conditions(conditions)
-    samples = list(task.samples(model.tokenizer))
-    check_context(model, samples)
-    room = max_new_tokens or answer_room(samples, model.tokenizer)
+    samples, room = asked_of(model, task, max_new_tokens)
     stop = stop_strings(task)
     tables = []
     for condition in tqdm(conditions, desc="conditions", disable=not progress):
@@ -154,6 +152,8 @@ def against_random(
     def without(chosen: Sequence[Head], seed: int = 0) -> tuple[Intervention, ...]:
         return (Ablate(chosen, mode, phase=phase, reference=reference, seed=seed),)
 
+    with model.hooks(*without(heads)):
+        pass  # refuses heads that the model does not have
     conditions = [Condition(f"without {_named(heads)}", without(heads))]
     families: dict[Match, str] = {"layer": "random, same layers", "free": "random, any layer"}
     for match, family in families.items():

@@ -1,11 +1,13 @@
 """Results as tables in a terminal."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from headscope.check import SelfCheck
@@ -16,18 +18,26 @@ console_errors = Console(stderr=True, highlight=False)
 
 
 def say(text: str) -> None:
-    """One line for the reader."""
-    console.print(text)
+    """One line for the reader, printed as it is."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """A result for programs, on standard output."""
-    console.print_json(json.dumps(value, default=str))
+    """A result for programs, on standard output; NaN, which JSON does not have, becomes null."""
+    say(json.dumps(_finite(value), default=str, allow_nan=False, indent=2, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_check(check: SelfCheck) -> None:
     """The facts of a self-check, a line each."""
-    table = Table("fact", "value", "bar", "", "note", title=f"self-check of {check.model}", title_justify="left")
+    table = Table("fact", "value", "bar", "", "note", title=f"self-check of {escape(check.model)}", title_justify="left")
     marks = {True: "[green]ok[/]", False: "[bold red]FAILED[/]", None: "[dim]noted[/]"}
     for row in check.rows:
         table.add_row(row.fact, f"{row.value:.3g}", row.bar, marks[row.passed], row.note)
@@ -77,7 +87,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
     """Plain rows under their keys."""
     if not rows:
         return say(f"{title}: none")
-    table = Table(*rows[0], title=title, title_justify="left")
+    table = Table(*rows[0], title=escape(title), title_justify="left")
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
     return console.print(table)

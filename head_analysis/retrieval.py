@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from headscope.answers import answer_room, answer_row, check_context, stop_strings
+from headscope.answers import answer_row, asked_of, stop_strings
 from headscope.errors import UsageError
 from headscope.generation import Generation
 from headscope.heads import Head
@@ -50,7 +50,14 @@ def copy_hits(
     `rows[t]` is the attention of the query whose logits chose `tokens[t]`; keys beyond the prompt are earlier answer
     tokens and never count.
     """
-    return _hits(rows.topk(top_k, -1).indices, tokens, prompt, needle)
+    return _hits(_best_keys(rows, top_k), tokens, prompt, needle)
+
+
+def _best_keys(rows: Float[Tensor, "*rest key"], k: int) -> Int[Tensor, "*rest {k}"]:
+    """Columns of the k largest weights, best first; -1 where fewer keys have any weight."""
+    best = rows.topk(min(k, rows.shape[-1]), -1)
+    found = best.indices.masked_fill(best.values <= 0, -1)
+    return torch.nn.functional.pad(found, (0, k - found.shape[-1]), value=-1)
 
 
 def _hits(
@@ -122,21 +129,21 @@ def measure_retrieval(
     """
     if variant not in get_args(Variant):
         raise UsageError(f"variant {variant!r} is not known; use 'paper' or 'released'")
+    if top_k < 1:
+        raise UsageError(f"top_k is {top_k}; a head copies with one of its best-attended keys, so ask for at least 1")
     if min_recall is None and variant == "released":
         min_recall = 0.5
-    samples = list(task.samples(model.tokenizer))
-    check_context(model, samples)
-    room = max_new_tokens or answer_room(samples, model.tokenizer)
-    tables = []
-    bar = tqdm(total=len(samples), desc="retrieval", disable=not progress)
-    for number, (places, chosen) in enumerate(batches(samples, lambda s: len(model.tokens(s).ids), batch_tokens)):
-        key = f"batch-{number:05d}"
-        if run is not None and run.has_cell(key):
-            table = run.cell(key)
-        else:
-            table = _measured(model, task, chosen, variant, top_k, room).assign(sample=places)
-            if run is not None:
-                run.save_cell(key, table)
+    samples, room = asked_of(model, task, max_new_tokens)
+    _check_marks(samples)
+    tables = _finished(run)
+    done = {sample for table in tables for sample in table["sample"]}
+    left = [i for i in range(len(samples)) if i not in done]
+    bar = tqdm(total=len(samples), initial=len(done), desc="retrieval", disable=not progress)
+    for which, chosen in batches([samples[i] for i in left], lambda s: len(model.tokens(s).ids), batch_tokens):
+        places = [left[i] for i in which]
+        table = _measured(model, task, chosen, variant, top_k, room).assign(sample=places)
+        if run is not None:
+            run.save_cell(f"{_CELL}{places[0]:05d}", table)
         tables.append(table)
         bar.update(len(places))
     bar.close()
@@ -157,8 +164,25 @@ def measure_retrieval(
     return Retrieval(answers.assign(kept=kept), _grid(model, whole[heads]), meta)
 
 
+_CELL = "retrieval from sample "
+
+
+def _finished(run: Run | None) -> list[pd.DataFrame]:
+    """What a run holds already; batches of another size than now are as good."""
+    return [] if run is None else [run.cell(key) for key in run.cell_keys() if key.startswith(_CELL)]
+
+
+def _check_marks(samples: Sequence[Sample]) -> None:
+    for sample in samples:
+        if "needle" not in sample.marks:
+            raise UsageError(
+                f"a sample has no mark 'needle' (it has {', '.join(sample.marks) or 'none'}), so it cannot be told what "
+                "a head should copy; mark the answer's place in the prompt"
+            )
+
+
 @dataclass(frozen=True)
-class _TopKeys:
+class TopKeys:
     """Keeps where each head looks most in every decode row, as places in the sample."""
 
     k: int
@@ -168,9 +192,9 @@ class _TopKeys:
     where: ClassVar[Where] = Where(phase="decode")
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
-        columns = act.topk(min(self.k, act.shape[-1]), -1).indices.cpu()
-        places = ctx.key_positions[torch.arange(len(columns)).view(-1, 1, 1, 1), columns]
-        self.seen.setdefault(ctx.layer, []).append(places)
+        columns = _best_keys(act, self.k).cpu()
+        places = ctx.key_positions[torch.arange(len(columns)).view(-1, 1, 1, 1), columns.clamp_min(0)]
+        self.seen.setdefault(ctx.layer, []).append(places.masked_fill(columns < 0, -1))
         return act
 
     def of_sample(self, layer: int, index: int, steps: int) -> Int[Tensor, "step head k"]:
@@ -182,7 +206,7 @@ def _measured(
     model: HookedModel, task: Task, samples: Sequence[Sample], variant: Variant, top_k: int, room: int
 ) -> pd.DataFrame:
     """A row a sample: its answer, how right it is, and a column for every head."""
-    top = _TopKeys(top_k)
+    top = TopKeys(top_k)
     with model.hooks(top):
         written = model.generate_batch(model.encode(samples), max_new_tokens=room, stop=stop_strings(task))
     rows = []
@@ -193,7 +217,7 @@ def _measured(
 
 
 def _sample_scores(
-    model: HookedModel, top: _TopKeys, index: int, answer: Generation, *, dedup: bool
+    model: HookedModel, top: TopKeys, index: int, answer: Generation, *, dedup: bool
 ) -> dict[str, float]:
     located = model.tokens(answer.sample)
     start, end = located.marks["needle"]

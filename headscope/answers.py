@@ -9,8 +9,22 @@ from headscope.model import HookedModel
 from headscope.samples import Sample, Task
 
 
-def answer_room(samples: Sequence[Sample], tokenizer: Any) -> int:
-    """Tokens to allow an answer: twice the longest target and a few more."""
+def asked_of(model: HookedModel, task: Task, max_new_tokens: int | None = None) -> tuple[list[Sample], int]:
+    """A task's samples for a model, and the tokens to allow an answer: by default twice the longest target and some.
+
+    UsageError if the model came without a tokenizer, or a sample and its answer exceed the model's context.
+    """
+    if model.tokenizer is None:
+        raise UsageError(
+            f"{model.name} came without a tokenizer, so it cannot be asked in words; save its tokenizer beside it"
+        )
+    samples = list(task.samples(model.tokenizer))
+    room = max_new_tokens or _answer_room(samples, model.tokenizer)
+    _check_context(model, samples, room)
+    return samples, room
+
+
+def _answer_room(samples: Sequence[Sample], tokenizer: Any) -> int:
     return 8 + 2 * max(len(tokenizer(sample.target, add_special_tokens=False).input_ids) for sample in samples)
 
 
@@ -27,11 +41,10 @@ def answer_row(task: Task, answer: Generation) -> dict[str, Any]:
     return {**asked, "target": sample.target, "answer": answer.text, "score": score}
 
 
-def check_context(model: HookedModel, samples: Sequence[Sample]) -> None:
-    """UsageError if a sample is longer than the positions the model was made for."""
+def _check_context(model: HookedModel, samples: Sequence[Sample], room: int) -> None:
     longest = max((len(model.tokens(sample).ids) for sample in samples), default=0)
-    if model.context_length is not None and longest > model.context_length:
+    if model.context_length is not None and longest + room > model.context_length:
         raise UsageError(
-            f"a prompt of {longest} tokens does not fit the context of {model.name}, {model.context_length} tokens; "
-            "ask for shorter lengths"
+            f"a prompt of {longest} tokens and an answer of up to {room} do not fit the context of {model.name}, "
+            f"{model.context_length} tokens; ask for shorter lengths"
         )

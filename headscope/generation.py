@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria
+from transformers import StoppingCriteria, StoppingCriteriaList
 
+from headscope.encoding import Batch
 from headscope.samples import Sample
 
 
@@ -41,7 +42,35 @@ class StopOnText(StoppingCriteria):
         return torch.tensor(found, device=input_ids.device)
 
 
-def trimmed(tokens: Sequence[int], end: frozenset[int], tokenizer: Any, stop: Sequence[str]) -> tuple[list[int], bool]:
+def continued(
+    hf: Any, tokenizer: Any, batch: Batch, max_new_tokens: int, stop: Sequence[str], **options: Any
+) -> list[Generation]:
+    """What the model writes after each prompt of a batch; greedy unless `do_sample=True`."""
+    columns = 1 if hf.config.is_encoder_decoder else batch.columns
+    settings = {"do_sample": False, **({} if options.get("do_sample") else _GREEDY), **options}
+    pad = tokenizer.pad_token_id
+    written = hf.generate(
+        **batch.inputs,
+        max_new_tokens=max_new_tokens,
+        stopping_criteria=StoppingCriteriaList([StopOnText(tokenizer, stop, columns)] if stop else []),
+        pad_token_id=0 if pad is None else pad,
+        **settings,
+    )
+    end = hf.generation_config.eos_token_id
+    ends = frozenset([end] if isinstance(end, int) else end or ())
+    answers = []
+    for sample, row in zip(batch.samples, written[:, columns:].tolist(), strict=True):
+        tokens, ended = _trimmed(row, ends, tokenizer, stop)
+        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        answers.append(Generation(sample, text, tuple(tokens), "stop" if ended else "length"))
+    return answers
+
+
+# Settings that a checkpoint may bring for sampling, which greedy decoding would warn of.
+_GREEDY = {"temperature": None, "top_p": None, "top_k": None, "num_beams": 1}
+
+
+def _trimmed(tokens: Sequence[int], end: frozenset[int], tokenizer: Any, stop: Sequence[str]) -> tuple[list[int], bool]:
     """Tokens up to the first end-of-text token (left out) or the token that completes a stop string (kept)."""
     for i, token in enumerate(tokens):
         if token in end:

@@ -18,8 +18,11 @@ from headscope.heads import Head, parse_heads
 
 Site = Literal["resid_pre", "resid_mid", "resid_post", "pattern", "z", "attn_out", "mlp_out"]
 """`pattern` [batch head query key]: attention after the softmax. `z` [batch query head d_head]: what each head hands to
-the output projection W_O. `attn_out`, `mlp_out` [batch query d_model]: what the two sublayers add to the residual
-stream. `resid_pre`, `resid_mid`, `resid_post`: the stream before, between and after them."""
+the output projection W_O. All others are [batch query d_model]. `attn_out`: the output of W_O, the sum of the heads'
+contributions and its bias; some models still normalise or scale it before it joins the residual stream. `mlp_out`: what
+the MLP adds to the stream, after any such norm. `resid_pre`, `resid_mid`, `resid_post`: the stream before the layer,
+before its MLP, and after the layer; an edit of it holds for all that follows. `resid_mid` and `mlp_out` exist where a
+layer adds attention and MLP to the stream one after the other, and are refused elsewhere (GPT-NeoX, BERT)."""
 
 HEAD_SITES: frozenset[Site] = frozenset({"pattern", "z"})
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, StoppingCriteriaList
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from headscope.check import SelfCheck, check_model
@@ -18,7 +18,7 @@ from headscope.encoding import Batch, encode, tokenizer_of, tokens_of
 from headscope.errors import UnsupportedModelError, UsageError
 from headscope.examples import example_inputs
 from headscope.flow import Flow
-from headscope.generation import Generation, StopOnText, trimmed
+from headscope.generation import Generation, continued
 from headscope.heads import Head
 from headscope.hooks import Site, Where
 from headscope.loading import load_pretrained
@@ -265,27 +265,10 @@ class HookedModel:
     def generate_batch(
         self, batch: Batch, *, max_new_tokens: int, stop: Sequence[str] = (), **options: Any
     ) -> list[Generation]:
-        """Answers to one encoded batch."""
-        seq2seq = bool(self.hf.config.is_encoder_decoder)
-        columns = 1 if seq2seq else batch.columns
-        criteria = StoppingCriteriaList([StopOnText(self.tokenizer, stop, columns)] if stop else [])
-        settings = {"do_sample": False, **({} if options.get("do_sample") else _GREEDY), **options}
-        pad = self.tokenizer.pad_token_id
-        with self._flow.emitting(columns - 1):
-            written = self.hf.generate(
-                **batch.inputs,
-                max_new_tokens=max_new_tokens,
-                stopping_criteria=criteria,
-                pad_token_id=0 if pad is None else pad,
-                **settings,
-            )
-        end = _end_tokens(self.hf)
-        answers = []
-        for sample, row in zip(batch.samples, written[:, columns:].tolist(), strict=True):
-            tokens, ended = trimmed(row, end, self.tokenizer, stop)
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            answers.append(Generation(sample, text, tuple(tokens), "stop" if ended else "length"))
-        return answers
+        """Answers to one encoded batch; the last prompt token and what follows are the `decode` queries."""
+        first = 0 if self.hf.config.is_encoder_decoder else batch.columns - 1
+        with self._flow.emitting(first):
+            return continued(self.hf, self.tokenizer, batch, max_new_tokens, stop, **options)
 
     def _run(self, batch: Batch, **options: Any) -> Any:
         if self.hf.config.is_encoder_decoder:  # the decoder starts as it would when it generates
@@ -378,16 +361,8 @@ class HookedModel:
         return check_model(self)
 
 
-_GREEDY = {"temperature": None, "top_p": None, "top_k": None, "num_beams": 1}
-
-
 def _as_sample(sample: Sample | str) -> Sample:
     return Sample(sample) if isinstance(sample, str) else sample
-
-
-def _end_tokens(hf: PreTrainedModel) -> frozenset[int]:
-    end = hf.generation_config.eos_token_id
-    return frozenset([end] if isinstance(end, int) else end or ())
 
 
 def _refuse_unfaithful(sites: Sequence[AttentionSite], hf: nn.Module) -> None:

@@ -43,7 +43,7 @@ def installed(
                 attention[modules[site.name]] = attention_hooks
             for where, interventions in by_site.items():
                 module, attach = _anchor(modules, site, where)
-                stack.callback(attach(module, partial(_edit_stream, site, interventions, flow)).remove)
+                stack.callback(attach(module, partial(_edit_stream, site, interventions, flow)))
         if attention or hooks:
             stack.callback(hf.register_forward_pre_hook(flow.before_forward, with_kwargs=True).remove)
             stack.callback(hf.register_forward_hook(flow.after_forward, always_call=True).remove)
@@ -142,39 +142,109 @@ def _edit_stream(
 
 
 _Take = Callable[..., tuple[Tensor, Callable[[Tensor], object]]]
+_Attach = Callable[[nn.Module, Callable], Callable[[], None]]
+"""Puts an edit in place and returns what takes it away again."""
 
 
-def _anchor(modules: Mapping[str, nn.Module], site: AttentionSite, where: str) -> tuple[nn.Module, Callable]:
+def _anchor(modules: Mapping[str, nn.Module], site: AttentionSite, where: str) -> tuple[nn.Module, _Attach]:
     """The module that carries a site of this layer, and how to attach an edit to its input or output."""
-    anchors: dict[str, tuple[str | None, Callable]] = {
+    anchors: dict[str, tuple[str | None, _Attach]] = {
         "z": (site.projection, _on_input),
         "attn_out": (site.projection, _on_output),
         "resid_pre": (site.block, _on_input),
         "resid_post": (site.block, _on_output),
     }
+    if site.block is not None:
+        block = modules[site.block]
+        anchors["resid_mid"] = (site.mid, partial(_on_mid, block))
+        anchors["mlp_out"] = (site.mlp, partial(_on_mlp, block))
     name, attach = anchors.get(where, (None, _on_input))
     if name is None:
+        reason = _why_no_mlp(site) if where in ("resid_mid", "mlp_out") else "no module was found that carries it"
         raise UnsupportedModelError(
-            f"{site.stack} layer {site.layer} ({site.name}) has no site {where!r}: no module was found that carries it; "
-            "use 'pattern' or 'z' there"
+            f"{site.stack} layer {site.layer} ({site.name}) has no site {where!r}: {reason}; use 'pattern' or 'z' there"
         )
     return modules[name], attach
 
 
-def _on_input(module: nn.Module, edit: Callable) -> torch.utils.hooks.RemovableHandle:
+def _why_no_mlp(site: AttentionSite) -> str:
+    if site.stack == "cross":
+        return "the MLP of a layer with cross-attention belongs to the stack of its self-attention"
+    if site.parallel:
+        return "attention and MLP run side by side, both from the layer's input"
+    if site.mlp is not None:
+        return "more than one module reads the state between attention and MLP"
+    return (
+        "no residual state between attention and MLP was found: what the layer returns is not the input of one of its "
+        "modules plus the output of another"
+    )
+
+
+class _InLayer:
+    """An edit at a module inside a layer: it sees the shape of the layer's input, where OPT flattens batch and tokens."""
+
+    def __init__(self, edit: Callable, *, carried: bool) -> None:
+        """`carried`: the layer adds to what is edited after the module has read it, so its output has to move too."""
+        self._edit, self._carried = edit, carried
+        self._shape = torch.Size()
+        self._moved: Tensor | None = None
+
+    def enter(self, take: "_Take", *hook_args: object) -> None:
+        self._shape, self._moved = take(*hook_args)[0].shape, None
+
+    def __call__(self, take: "_Take", *hook_args: object) -> object:
+        act, put_back = take(*hook_args)
+
+        def put_back_flat(new: Tensor) -> object:
+            if self._carried:
+                self._moved = new - act.reshape(self._shape)
+            return put_back(new.reshape(act.shape))
+
+        return self._edit(lambda: (act.reshape(self._shape), put_back_flat))
+
+    def leave(self, take: "_Take", *hook_args: object) -> object:
+        moved, self._moved = self._moved, None
+        if moved is None:
+            return None
+        act, put_back = take(*hook_args)
+        return put_back(act + moved.to(act))
+
+
+def _on_mid(block: nn.Module, module: nn.Module, edit: Callable) -> Callable[[], None]:
+    """What the module reads is edited, and the layer's output moves by as much, before anything else sees it."""
+    inside = _InLayer(edit, carried=True)
+    return _all(_on_input(block, inside.enter), _on_input(module, inside), _on_output(block, inside.leave, first=True))
+
+
+def _on_mlp(block: nn.Module, module: nn.Module, edit: Callable) -> Callable[[], None]:
+    inside = _InLayer(edit, carried=False)
+    return _all(_on_input(block, inside.enter), _on_output(module, inside))
+
+
+def _all(*removes: Callable[[], None]) -> Callable[[], None]:
+    def remove() -> None:
+        for one in removes:
+            one()
+
+    return remove
+
+
+def _on_input(module: nn.Module, edit: Callable) -> Callable[[], None]:
     def take(args: tuple, kwargs: dict) -> tuple[Tensor, Callable[[Tensor], object]]:
         if args:
             return args[0], lambda new: ((new, *args[1:]), kwargs)
         key = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
         return kwargs[key], lambda new: (args, {**kwargs, key: new})
 
-    return module.register_forward_pre_hook(lambda _, args, kwargs: edit(take, args, kwargs), with_kwargs=True)
+    return module.register_forward_pre_hook(lambda _, args, kwargs: edit(take, args, kwargs), with_kwargs=True).remove
 
 
-def _on_output(module: nn.Module, edit: Callable) -> torch.utils.hooks.RemovableHandle:
+def _on_output(module: nn.Module, edit: Callable, *, first: bool = False) -> Callable[[], None]:
+    """`first`: before every hook that is there already."""
+
     def take(output: Tensor | tuple) -> tuple[Tensor, Callable[[Tensor], object]]:
         if isinstance(output, tuple):
             return output[0], lambda new: (new, *output[1:])
         return output, lambda new: new
 
-    return module.register_forward_hook(lambda _, args, output: edit(take, output))
+    return module.register_forward_hook(lambda _, args, output: edit(take, output), prepend=first).remove

@@ -1,4 +1,4 @@
-"""Finds a model's attention layers in one forward pass and proves what can be read and edited in each.
+"""Finds a model's attention layers in two forward passes and proves what can be read and edited in each.
 
 Nothing is taken from the config: heads and widths are the shapes that were seen, the output projection is the linear
 layer that was fed the heads' outputs, and every layer's attention is recomputed from its inputs and compared with what
@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from headscope.backends.transformers import AttentionCall, route_attention
 from headscope.engine.rows import head_outputs, pattern_rows
 from headscope.errors import UnsupportedModelError
+from headscope.sublayers import Sublayers, sublayers
 
 ROW_TOLERANCE = 2e-4
 """Largest relative difference between a layer's own output and rows times values, in float32, that counts as equal."""
@@ -45,12 +46,19 @@ class AttentionSite:
     """True if W_O's input is the heads' outputs unchanged; False if the model gates or normalises them in between."""
     block: str | None
     """Qualified name of the layer (attention, MLP and residual stream together) this attention belongs to."""
+    mid: str | None
+    """Qualified name of the module whose input is the stream before the MLP (`resid_mid`); None where no one module reads
+    it, and for cross-attention, whose layers are those of another stack."""
+    mlp: str | None
+    """Qualified name of the module whose output the MLP adds to the stream (`mlp_out`); None as for `mid`."""
+    parallel: bool
+    """True if attention and MLP run side by side, so that no `resid_mid` exists."""
 
 
 def discover(hf: nn.Module, example: Mapping[str, Tensor]) -> tuple[AttentionSite, ...]:
     """Every attention layer that runs on `example`, by stack and layer; UnsupportedModelError if none can be hooked.
 
-    Costs one forward pass of the example, with all attention rows of one layer at a time.
+    Costs two forward passes of the example: one with all attention rows of one layer at a time, one for `sublayers`.
     """
     watch = _Watch({module: name for name, module in hf.named_modules()})
     linear = [m for m in hf.modules() if isinstance(m, nn.Linear | Conv1D)]
@@ -68,7 +76,9 @@ def discover(hf: nn.Module, example: Mapping[str, Tensor]) -> tuple[AttentionSit
             "interface, such as Llama, Qwen, Mistral, Gemma, GPT-2 or GPT-NeoX"
         )
     default = "vision" if getattr(hf, "main_input_name", "") == "pixel_values" else "text"
-    return _arrange(list(watch.seen.values()), default)
+    seen = list(watch.seen.values())
+    layers = {block: None for one in seen if not one.cross and (block := _block(one.name))}
+    return _arrange(seen, default, sublayers(hf, example, layers))
 
 
 @dataclass
@@ -131,7 +141,7 @@ class _Watch:
         self._latest = None
 
 
-def _arrange(seen: list[_Seen], default: str) -> tuple[AttentionSite, ...]:
+def _arrange(seen: list[_Seen], default: str, found: Mapping[str, Sublayers]) -> tuple[AttentionSite, ...]:
     """Groups layers of one kind into stacks, numbers them, and names the stacks."""
     groups: dict[str, list[_Seen]] = {}
     for one in seen:
@@ -141,6 +151,8 @@ def _arrange(seen: list[_Seen], default: str) -> tuple[AttentionSite, ...]:
     sites = []
     for template, members in groups.items():
         for layer, one in _numbered(members):
+            block = _block(one.name)
+            parts = Sublayers() if one.cross or block is None else found.get(block, Sublayers())
             sites.append(
                 AttentionSite(
                     name=one.name,
@@ -154,7 +166,10 @@ def _arrange(seen: list[_Seen], default: str) -> tuple[AttentionSite, ...]:
                     rows_error=one.rows_error,
                     projection=one.projection,
                     z_exact=one.z_exact,
-                    block=_block(one.name),
+                    block=block,
+                    mid=parts.mid,
+                    mlp=parts.mlp,
+                    parallel=parts.parallel,
                 )
             )
     return tuple(sites)

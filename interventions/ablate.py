@@ -58,6 +58,7 @@ class Ablate:
     def _validate(self) -> None:
         if self.mode not in get_args(Mode):
             raise UsageError(f"ablation mode {self.mode!r} is not known; use one of {', '.join(get_args(Mode))}")
+        _ = self.where  # refuses a phase that is not known
         if self.mode in ("mean", "resample"):
             if self.reference is None:
                 raise UsageError(
@@ -65,7 +66,10 @@ class Ablate:
                 )
             missing = [head for head in self.heads if head.layer not in self.reference.outputs]
             if missing:
-                raise UsageError(f"the reference holds no outputs of layers {sorted({h.layer for h in missing})}")
+                raise UsageError(
+                    f"the reference holds no outputs of layers {sorted({h.layer for h in missing})}; make one that does "
+                    "with head_outputs(model, ...)"
+                )
 
     @property
     def site(self) -> Site:
@@ -86,15 +90,15 @@ class Ablate:
             visible = ctx.visible.expand(act.shape)
             return visible.to(act.dtype) / visible.sum(-1, keepdim=True).clamp_min(1)
         assert self.reference is not None  # refused at construction
-        bank = self.reference.outputs[ctx.layer][:, list(ctx.heads)].to(act)
+        bank = self.reference.outputs[ctx.layer].to(act)
         if self.mode == "mean":
-            return bank.mean(0).expand(act.shape)
-        return self._drawn(bank, ctx).to(act)
+            return bank[:, list(ctx.heads)].mean(0).expand(act.shape)
+        return self._drawn(bank, ctx)
 
     def _drawn(self, bank: Tensor, ctx: Context) -> Tensor:
-        """One reference output per query and head; a place in a sample always gets the same draw, batched or not."""
+        """One reference output per query and head; a head at a place always gets the same draw, whatever is beside it."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + ctx.layer)
         last = int(ctx.positions.max()) + 1
-        heads = torch.arange(len(ctx.heads))
-        order = torch.randint(len(bank), (last, max(ctx.heads) + 1), generator=generator)[:, list(ctx.heads)]
-        return bank[order[ctx.positions.clamp_min(0)], heads]
+        order = torch.randint(len(bank), (last, bank.shape[1]), generator=generator)
+        heads = torch.tensor(ctx.heads)
+        return bank[order[ctx.positions.clamp_min(0)][..., heads], heads]

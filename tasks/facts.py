@@ -33,4 +33,4 @@ def secret_facts(count: int, *, seed: int | str, min_words: int = 4, max_words: 
 
 def _secret(name: str, words: list[str]) -> Fact:
     answer = " ".join(words)
-    return Fact(f"The secret words of {name} are {answer}.", f"What are the secret words of {name}?", answer)
+    return Fact(f"The secret words of {name}: {answer}.", f"What are the secret words of {name}?", answer)

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -38,13 +38,13 @@ class Recipe:
     """Everything that decides the weights."""
 
     seed: int = 0
-    steps: int = 4000
+    steps: int = 4500
     tokens_per_step: int = 4096
     lengths: tuple[int, ...] = (64, 96, 160, 320, 544)
     advance_at: float = 0.85  # answer accuracy (exact match of a batch, smoothed) that lets the next length in
     answer_weight: float = 4.0
     first_weight: float = 16.0  # of an answer's first token, which alone depends on whose fact is asked
-    lr: float = 2e-3
+    lr: float = 1.5e-3
     warmup: int = 150
     layers: int = 4
     d_model: int = 128
@@ -54,14 +54,19 @@ class Recipe:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Word-level fast tokenizer over the project's own prose; case is folded, punctuation stands alone."""
+    """Word-level fast tokenizer over the project's own prose; case is folded, colons and question marks are dropped.
+
+    So the name in "words of Alice: lamp" stands right before the answer, and a head that looks one token back can tell
+    whose words they are; with a token in between, the same circuit took three times as long to form.
+    """
     vocabulary = [
         *SPECIAL,
-        *".,?:",
+        *".,",
         *sorted(words() | {name.lower() for name in NAMES} | set(_PROMPT_WORDS)),
     ]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
+    drop = normalizers.Replace(Regex("[:?]"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), drop])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(
@@ -109,33 +114,33 @@ def qa(fact: Fact) -> str:
 def document(length: int, rng: random.Random) -> str:
     """Filler of at least `length` words with facts, questions after their facts, and one question at the very end.
 
-    Half of the documents hold many facts with short answers: choosing the right fact is the hard part, and an answer
-    of one word practises it as well as one of eight.
+    No fact is asked twice, or repeating the last answer would pay and the model would be slow to look at names. Half of
+    the documents hold many facts with short answers, which practise the choice of the right one.
     """
     most_words = rng.choice((2, 8))
-    fact_size, qa_size = 7 + most_words, 13 + most_words
-    n_facts = rng.randint(1, max(1, min(8, (length - 1 - qa_size) // (fact_size + 10))))
-    facts = secret_facts(n_facts, seed=str(rng.random()), min_words=1 if most_words == 2 else 4, max_words=most_words)
-    room = (length - 1 - n_facts * fact_size) // qa_size
-    n_questions = 1 if rng.random() < 0.15 else rng.randint(1, max(1, room))
+    fact_size, qa_size = 6 + most_words, 10 + most_words
+    n_facts = rng.randint(1, max(1, min(16, (length - 1 - qa_size) // (fact_size + 2))))
+    fewest_words = 1 if most_words == 2 else 4
+    facts = secret_facts(n_facts, seed=str(rng.random()), min_words=fewest_words, max_words=most_words)
+    room = max(1, min(n_facts, (length - 1 - n_facts * fact_size) // qa_size))
+    asked = rng.sample(facts, 1 if rng.random() < 0.25 else room)
     placed = {fact: rng.random() for fact in facts}
     pieces = [(place, fact.statement) for fact, place in placed.items()]
-    for fact in rng.choices(facts, k=n_questions - 1):
-        pieces.append((rng.uniform(placed[fact], 1.0), qa(fact)))
-    pieces.append((1.0, qa(rng.choice(facts))))
+    pieces += [(rng.uniform(placed[fact], 1.0), qa(fact)) for fact in asked[1:]]
+    pieces.append((1.0, qa(asked[0])))
     size = sum(_size(text) for _, text in pieces)
     filler = sentences(str(rng.random()))
     while size < length - 1:  # one place is for <s>
         text = next(filler)
         if (excess := size + _size(text) - (length - 1)) > 0:
-            text = " ".join(re.findall(r"\w+|[^\w\s]", text)[excess:])
+            text = " ".join(re.findall(r"\w+|[^\w\s:?]", text)[excess:])
         pieces.append((rng.random() * 0.999, text))
         size += _size(text)
     return " ".join(text for _, text in sorted(pieces, key=lambda piece: piece[0]))
 
 
 def _size(text: str) -> int:
-    return len(re.findall(r"\w+|[^\w\s]", text))
+    return len(re.findall(r"\w+|[^\w\s:?]", text))
 
 
 def batch(tokenizer: PreTrainedTokenizerFast, length: int, count: int, key: str) -> tuple[Tensor, Tensor]:
@@ -147,12 +152,12 @@ def batch(tokenizer: PreTrainedTokenizerFast, length: int, count: int, key: str)
 
 
 def answer_mask(ids: Tensor, tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """True from the token after "answer :" up to and including the next full stop."""
+    """True from the token after "answer" up to and including the next full stop."""
     vocabulary = tokenizer.get_vocab()
-    answer, colon, stop = (vocabulary[word] for word in ("answer", ":", "."))
+    answer, stop = vocabulary["answer"], vocabulary["."]
     mask = torch.zeros_like(ids, dtype=torch.bool)
-    for row, column in ((ids[:, :-2] == answer) & (ids[:, 1:-1] == colon)).nonzero().tolist():
-        start = column + 2
+    for row, column in (ids[:, :-1] == answer).nonzero().tolist():
+        start = column + 1
         length = (ids[row, start:] == stop).int().argmax().item() + 1
         mask[row, start : start + length] = True
     return mask
@@ -244,11 +249,9 @@ def train(recipe: Recipe, work: Path, *, checkpoint_every: int = 100) -> tuple[L
 
 
 def pick_length(recipe: Recipe, progress: Progress) -> int:
-    """The present stage's length three times in five, else an earlier one, so that short documents stay learned."""
+    """The present stage's length half of the time, else any: earlier ones stay learned, later ones are met early."""
     rng = random.Random(f"length/{recipe.seed}/{progress.step}")
-    if progress.stage == 0 or rng.random() < 0.6:
-        return recipe.lengths[progress.stage]
-    return rng.choice(recipe.lengths[: progress.stage])
+    return recipe.lengths[progress.stage] if rng.random() < 0.5 else rng.choice(recipe.lengths)
 
 
 def save_checkpoint(

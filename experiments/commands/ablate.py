@@ -20,6 +20,7 @@ from experiments.options import (
     parse_numbers,
 )
 from experiments.reporting import causal_sections, write_report
+from headscope.answers import asked_of
 from headscope.errors import UsageError
 from headscope.heads import Head, parse_heads
 from headscope.hooks import Phase
@@ -60,7 +61,10 @@ def ablate(
     hooked = load_model(model, device=device, dtype=dtype)
     asked = Needle(parse_numbers(lengths, "lengths"), depths, repeats, needles, haystack=haystack, seed=seed)
     task = Subset(asked, limit=limit)
+    count = len(asked_of(hooked, task)[0])
     chosen = parse_heads(heads) if heads else _scores(from_run).top(top or 1)
+    if not chosen:
+        raise UsageError(f"--heads {heads!r} names no head; write for example L2H5,L3H0")
     reference = _reference(hooked, mode, seed)
     conditions = [
         Condition("none", (), "none"),
@@ -73,7 +77,6 @@ def ablate(
             reference=reference,
         ),
     ]
-    count = len(task.samples(hooked.tokenizer))
     config = {
         "model": model,
         "task": repr(task),

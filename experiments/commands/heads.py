@@ -25,6 +25,7 @@ from experiments.options import (
 from experiments.reporting import retrieval_sections, write_report
 from head_analysis import measure_retrieval, read_score_file
 from head_analysis.retrieval import Variant
+from headscope.answers import asked_of
 from headscope.runs import Run
 from headscope.scores import HeadScores
 from tasks import Needle, Subset
@@ -69,10 +70,9 @@ def retrieval(
         "variant": variant,
         "top_k": top_k,
         "dtype": dtype,
-        "batch_tokens": batch_tokens,
     }
+    count = len(asked_of(hooked, task)[0])
     with Run.create(out, command="heads retrieval", config=config, seeds=[seed], resume=resume) as run:
-        count = len(task.samples(hooked.tokenizer))
         if not json:
             say(f"{count} prompts of up to {asked.longest} tokens; an answer each, one generation")
         check = hooked.check()

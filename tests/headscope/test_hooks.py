@@ -368,7 +368,6 @@ def test_the_encoder_of_a_generation_knows_its_padding(name):
     [
         (Where(heads=(Head(9, 2),)), r"L9H2 asked for, but llama has layers 0-1 with 4 heads"),
         (Where(heads=(Head(0, 1), Head(1, 4))), r"^L1H4 asked for"),
-        (Where(heads=(Head(0, -1),)), r"L0H-1 asked for"),
         (Where(layers=(0, 7)), r"layers \[7\] asked for, but llama has attention in layers \[0, 1\]"),
         (Where(stack="vision"), r"no stack 'vision'; it has text"),
     ],
@@ -379,6 +378,12 @@ def test_places_outside_the_model_are_refused(llama, where, message, site):
     with pytest.raises(UsageError, match=message), llama.hooks(scaled(1, where, site)):
         pass
     assert traces(llama) == before
+
+
+def test_where_takes_heads_as_they_are_written_and_refuses_others():
+    assert Where(heads=("L0H1", (1, 2))).heads == (Head(0, 1), Head(1, 2))
+    with pytest.raises(UsageError, match=r"Head\(layer=0, head=-1\) is not a head"):
+        Where(heads=(Head(0, -1),))
 
 
 def test_an_unknown_phase_is_refused(monkeypatch):
