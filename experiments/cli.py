@@ -1,18 +1,23 @@
 """The command line. Every command prints what it costs before it starts, and ends with a meaningful exit code.
 
-0 done; 1 it failed (a model that cannot be hooked, no memory, a check that does not pass); 2 the request was wrong.
+0 done; 1 it failed (a model that cannot be hooked, no memory, a check that does not pass); 2 the request was wrong; 130
+stopped with Ctrl-C.
 """
 
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import click
 import typer
 from rich.markup import escape
 
 from experiments.console import console_errors
 from headscope.errors import HeadscopeError, UsageError
+
+# Newer versions of typer bring a click of their own, whose exceptions are not those of the package click.
+_BAD_OPTION: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+_STOPPED = 130
 
 app = typer.Typer(
     name="headscope",
@@ -40,17 +45,20 @@ def run(argv: list[str]) -> int:
 
     commands.add_to(app)
     try:
-        return app(argv, standalone_mode=False) or 0
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        return _fail(error.format_message(), 2)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        return _fail("stopped; finished parts are kept, and the same command with --resume goes on from there", 130)
+        code = app(argv, prog_name="headscope", standalone_mode=False) or 0
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = _STOPPED
+    except _BAD_OPTION as error:  # without a message where help was printed instead
+        return _fail(error.format_message(), 2) if error.format_message() else 2
     except Exception as error:
         if "--debug" in argv:
             raise
         return _fail(*_explained(error))
+    if code == _STOPPED:  # newer versions of typer turn Ctrl-C into this code themselves
+        _fail("stopped; finished parts are kept, and the same command with --resume goes on from there", code)
+    return code
 
 
 def _explained(error: Exception) -> tuple[str, int]:
@@ -60,8 +68,8 @@ def _explained(error: Exception) -> tuple[str, int]:
         return str(error), 1
     if _out_of_memory(error):
         return (
-            "memory ran out; finished parts are kept: go on with --resume and a smaller --batch-tokens, shorter lengths "
-            "or --dtype bfloat16",
+            "memory ran out; finished parts are kept: go on with --resume and a smaller --batch-tokens, or begin anew "
+            "with shorter lengths or --dtype bfloat16",
             1,
         )
     return f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback", 1

@@ -37,7 +37,9 @@ def _finite(value: Any) -> Any:
 
 def print_check(check: SelfCheck) -> None:
     """The facts of a self-check, a line each."""
-    table = Table("fact", "value", "bar", "", "note", title=f"self-check of {escape(check.model)}", title_justify="left")
+    table = Table(
+        "fact", "value", "bar", "", "note", title=f"self-check of {escape(check.model)}", title_justify="left"
+    )
     marks = {True: "[green]ok[/]", False: "[bold red]FAILED[/]", None: "[dim]noted[/]"}
     for row in check.rows:
         table.add_row(row.fact, f"{row.value:.3g}", row.bar, marks[row.passed], row.note)

@@ -192,6 +192,7 @@ class TopKeys:
     where: ClassVar[Where] = Where(phase="decode")
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
+        """Notes the places; the rows stay as they are."""
         columns = _best_keys(act, self.k).cpu()
         places = ctx.key_positions[torch.arange(len(columns)).view(-1, 1, 1, 1), columns.clamp_min(0)]
         self.seen.setdefault(ctx.layer, []).append(places.masked_fill(columns < 0, -1))

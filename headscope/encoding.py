@@ -47,10 +47,19 @@ def tokens_of(sample: Sample, processor: Any) -> Tokens:
     """Ids and token spans of one sample.
 
     A sample with images has the ids that the processor makes, image tokens included; marks in it cannot be located
-    (UsageError), because the processor writes text that the prompt does not hold.
+    (UsageError), because the processor writes text that the prompt does not hold. UsageError also for a prompt without
+    tokens, and for a model that was given without a processor.
     """
+    if processor is None:
+        raise UsageError(
+            "this model was given without a processor, so text cannot be turned into tokens; pass processor= (a "
+            "tokenizer or AutoProcessor), or call model.hf(...) with tensors inside model.hooks(...)"
+        )
     if not sample.images:
-        return tokenize(sample, tokenizer_of(processor))
+        tokens = tokenize(sample, tokenizer_of(processor))
+        if not tokens.ids:
+            raise UsageError(f"the prompt {sample.prompt!r} has no tokens; give at least one word")
+        return tokens
     if sample.marks:
         raise UsageError(
             f"marks {', '.join(sample.marks)} cannot be located in a sample with images; leave the marks out, or name "

@@ -58,7 +58,7 @@ class HookedModel:
         revision: str | None = None,
         example: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Costs one forward pass of `example` (made up if not given).
+        """Costs two forward passes of `example` (made up if not given).
 
         Raises UnsupportedModelError if no attention layer can be hooked, or if one cannot be reproduced from its
         inputs; UsageError for a model in training mode.

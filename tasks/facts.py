@@ -8,11 +8,16 @@ from tasks.prose import CONTENT_WORDS, NAMES
 
 @dataclass(frozen=True)
 class Fact:
-    """One statement, the question that asks for it, and the words of the statement that answer the question."""
+    """One statement, the question that asks for it, and the words of the statement that answer the question.
+
+    `lead` is put in the answerer's mouth after "Answer:", so that a model without instruction tuning goes straight to
+    the answer; chat models are not given it.
+    """
 
     statement: str
     question: str
     answer: str
+    lead: str = ""
 
     def __post_init__(self) -> None:
         if self.answer not in self.statement:
@@ -33,4 +38,5 @@ def secret_facts(count: int, *, seed: int | str, min_words: int = 4, max_words: 
 
 def _secret(name: str, words: list[str]) -> Fact:
     answer = " ".join(words)
-    return Fact(f"The secret words of {name}: {answer}.", f"What are the secret words of {name}?", answer)
+    lead = f"The secret words of {name}:"
+    return Fact(f"{lead} {answer}.", f"What are the secret words of {name}?", answer, lead)

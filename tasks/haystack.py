@@ -146,7 +146,9 @@ def _render(text: str, before: int, fact: Fact, tokenizer: Any) -> Sample:
     """The text with its question, as plain text or as the message of a chat; `before` is the statement's place."""
     chat = bool(getattr(tokenizer, "chat_template", None))
     opening, middle, closing = _CHAT if chat else _PLAIN
-    prompt = body = opening + text + middle + fact.question + closing
+    prompt = body = (
+        opening + text + middle + fact.question + closing + (f" {fact.lead}" if fact.lead and not chat else "")
+    )
     if chat:
         message = [{"role": "user", "content": body}]
         prompt = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)

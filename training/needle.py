@@ -31,6 +31,7 @@ from tasks.prose import NAMES, sentences, words
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
 _PROMPT_WORDS = "question answer what are the secret words of".split()
+_LEAD = 5  # "the secret words of alice"
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class Recipe:
     """Everything that decides the weights."""
 
     seed: int = 0
-    steps: int = 4500
+    steps: int = 2600
     tokens_per_step: int = 4096
     lengths: tuple[int, ...] = (64, 96, 160, 320, 544)
     advance_at: float = 0.85  # answer accuracy (exact match of a batch, smoothed) that lets the next length in
     answer_weight: float = 4.0
-    first_weight: float = 16.0  # of an answer's first token, which alone depends on whose fact is asked
+    first_weight: float = 8.0  # of an answer's first token, which alone depends on whose fact is asked
     lr: float = 1.5e-3
     warmup: int = 150
     layers: int = 4
@@ -56,8 +57,8 @@ class Recipe:
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Word-level fast tokenizer over the project's own prose; case is folded, colons and question marks are dropped.
 
-    So the name in "words of Alice: lamp" stands right before the answer, and a head that looks one token back can tell
-    whose words they are; with a token in between, the same circuit took three times as long to form.
+    So the name in "words of Alice: lamp" stands right before the answer, where a head that looks one token back finds
+    it. With tokens between name and answer the model kept guessing among the facts for 11 M tokens.
     """
     vocabulary = [
         *SPECIAL,
@@ -108,7 +109,7 @@ def build_model(recipe: Recipe, vocab_size: int) -> LlamaForCausalLM:
 
 def qa(fact: Fact) -> str:
     """The form in which every document, and later the task, asks for a fact."""
-    return f"Question: {fact.question} Answer: {fact.answer}."
+    return f"Question: {fact.question} Answer: {fact.lead} {fact.answer}."
 
 
 def document(length: int, rng: random.Random) -> str:
@@ -118,7 +119,7 @@ def document(length: int, rng: random.Random) -> str:
     the documents hold many facts with short answers, which practise the choice of the right one.
     """
     most_words = rng.choice((2, 8))
-    fact_size, qa_size = 6 + most_words, 10 + most_words
+    fact_size, qa_size = 6 + most_words, 15 + most_words
     n_facts = rng.randint(1, max(1, min(16, (length - 1 - qa_size) // (fact_size + 2))))
     fewest_words = 1 if most_words == 2 else 4
     facts = secret_facts(n_facts, seed=str(rng.random()), min_words=fewest_words, max_words=most_words)
@@ -152,12 +153,12 @@ def batch(tokenizer: PreTrainedTokenizerFast, length: int, count: int, key: str)
 
 
 def answer_mask(ids: Tensor, tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """True from the token after "answer" up to and including the next full stop."""
+    """True for every answer, which begins right after the lead that follows the word "answer", up to and including its full stop."""
     vocabulary = tokenizer.get_vocab()
     answer, stop = vocabulary["answer"], vocabulary["."]
     mask = torch.zeros_like(ids, dtype=torch.bool)
     for row, column in (ids[:, :-1] == answer).nonzero().tolist():
-        start = column + 1
+        start = column + 1 + _LEAD
         length = (ids[row, start:] == stop).int().argmax().item() + 1
         mask[row, start : start + length] = True
     return mask

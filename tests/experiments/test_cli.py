@@ -4,11 +4,11 @@ import gzip
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pandas as pd
 import pytest
 import torch
@@ -19,13 +19,15 @@ from headscope import HookedModel, UsageError
 from headscope.runs import Run
 from headscope.scores import HeadScores
 from headscope.zoo import zoo_names
+from tasks import Needle
 from tests.headscope.test_hooks import word_tokenizer
 from tests.tiny import build
 from training.needle import build_tokenizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 LLAMA2, MISTRAL, MIXTRAL = (
-    str(FIXTURES / f"retrieval_head_{name}.json.gz") for name in ("llama-2-7b-80k", "mistral-7b-v0.2", "mixtral-8x7b-v0.1")
+    str(FIXTURES / f"retrieval_head_{name}.json.gz")
+    for name in ("llama-2-7b-80k", "mistral-7b-v0.2", "mixtral-8x7b-v0.1")
 )
 SMALL = ("--lengths", "64", "--depths", "2", "--repeats", "2")  # four short prompts
 needs_zoo = pytest.mark.skipif("zoo:needle" not in zoo_names(), reason="zoo:needle is not trained")
@@ -98,6 +100,11 @@ def printed(capsys: Any) -> Any:
     return json.loads(capsys.readouterr().out, parse_constant=strict)
 
 
+def words_of(capsys: Any) -> str:
+    """What was printed, in one line however narrow the terminal is."""
+    return " ".join(capsys.readouterr().out.split())
+
+
 def retrieval(model: str, out: str, *more: str) -> list[str]:
     return ["heads", "retrieval", "--model", model, "--out", out, *SMALL, "--json", *more]
 
@@ -165,7 +172,7 @@ def test_a_tokenizer_that_does_not_know_the_words(refused, tmp_path, out):
     [
         (("--lengths", "12"), ("length 12 is too short", "ask for at least")),
         (("--lengths", "120"), ("a prompt of 1", "128 tokens", "shorter lengths")),
-        (("--lengths", "300"), ("300 tokens", "128 tokens")),
+        (("--lengths", "300"), ("a prompt of 29", "128 tokens")),
         (("--lengths", "64,x"), ("--lengths '64,x'", "128,256")),
         (("--lengths", "0"), ("--lengths '0'",)),
         (("--lengths", "64,64"), ("twice",)),
@@ -174,9 +181,9 @@ def test_a_tokenizer_that_does_not_know_the_words(refused, tmp_path, out):
         (("--shard", "half"), ("--shard 'half'",)),
         (("--shard", "9/9"), ("4 samples",)),
         (("--needles", "99"), ("99",)),
-        (("--depths", "0"), ("0",)),
-        (("--limit", "0"), ("0",)),
-        (("--top-k", "0"), ("0",)),
+        (("--depths", "0"), ("--depths", "1")),
+        (("--limit", "0"), ("--limit", "1")),
+        (("--top-k", "0"), ("--top-k", "1")),
         (("--variant", "papers"), ("papers",)),
         (("--dtype", "float33"), ("'float33'", "bfloat16")),
         (("--device", "abacus"), ("'abacus'", "use cpu")),
@@ -207,7 +214,7 @@ def test_a_haystack_that_is_too_short(refused, llama, tmp_path, out):
         ((), ("--heads", "--top")),
         (("--top", "2"), ("--from",)),
         (("--heads", "L0H1", "--top", "2"), ("either",)),
-        (("--top", "0"), ("0",)),
+        (("--top", "0"), ("--top", "1")),
         (("--heads", "L0H1", "--mode", "half"), ("half",)),
         (("--heads", "L0H1", "--phase", "answer"), ("answer",)),
         (("--heads", "L0H1", "--dtype", "int8"), ("'int8'",)),
@@ -288,12 +295,25 @@ def test_runs_in_no_folder(refused, tmp_path):
     refused(["runs", str(tmp_path / "nowhere")], 2, "nowhere", "headscope demo")
 
 
-def test_commands_that_do_not_exist(refused):
+def test_commands_and_options_that_do_not_exist(refused):
     refused(["dance"], 2, "dance")
     refused(["heads", "count"], 2, "count")
+    refused(["heads", "retrieval"], 2, "--out")
+    refused(["doctor", "zoo:needle", "--nothing"], 2, "--nothing")
+    refused(["heads", "import"], 2, "file")
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["heads", "--help"], ["ablate", "--help"], ["claims", "causal", "--help"]])
+@pytest.mark.parametrize("argv", [[], ["heads"], ["claims"]])
+def test_no_command_prints_the_commands(capsys, argv):
+    assert run(argv) == 2
+    shown = capsys.readouterr()
+    assert f"Usage: {' '.join(['headscope', *argv])} [OPTIONS]" in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["heads", "--help"], ["ablate", "--help"], ["claims", "causal", "--help"]]
+)
 def test_help(capsys, argv):
     assert run(argv) == 0
     assert "Usage" in capsys.readouterr().out
@@ -326,7 +346,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, *, at: int) -
     ],
     ids=["cuda", "cpu", "ctrl-c"],
 )
-def test_finished_parts_are_kept_and_resume_finishes(refused, llama, scored, out, monkeypatch, capsys, error, code, says):
+def test_finished_parts_are_kept_and_resume_finishes(refused, llama, scored, out, monkeypatch, error, code, says):
     sizes = failing(monkeypatch, error, at=2)
     refused(retrieval(llama, out, "--batch-tokens", "128"), code, says, "--resume", "finished parts are kept")
     run_after = Run.open(out)
@@ -391,9 +411,7 @@ def test_doctor_as_json(llama, capsys):
     assert run(["doctor", llama, "--json"]) == 0
     found = printed(capsys)
     assert found["passed"] is True
-    assert found["stacks"] == [
-        {"stack": "text", "layers": 2, "heads": 4, "key heads": 2, "d_head": 8, "z exact": True}
-    ]
+    assert found["stacks"] == [{"stack": "text", "layers": 2, "heads": 4, "key heads": 2, "d_head": 8, "z exact": True}]
     assert {"fact", "value", "bar", "passed", "note"} == set(found["checks"][0])
 
 
@@ -427,9 +445,13 @@ def test_heads_retrieval_prints_a_table_or_json(llama, tmp_path, capsys):
     assert run(retrieval(llama, str(tmp_path / "a"))) == 0
     found = printed(capsys)
     assert found["n"] == 4
-    assert [len(found["heads"]), found["heads"][0]["name"]] == [8, Run.open(tmp_path / "a").table("head_scores")["name"][0]]
+    table = Run.open(tmp_path / "a").table("head_scores")
+    assert {row["name"]: row["value"] for row in found["heads"]} == dict(
+        zip(table["name"], table["value"], strict=True)
+    )
+    assert found["heads"][0]["value"] == table["value"].max()
     assert run([*retrieval(llama, str(tmp_path / "b"))[:-1], "--threshold", "0"]) == 0
-    shown = capsys.readouterr().out
+    shown = words_of(capsys)
     assert "4 prompts of up to 64 tokens" in shown
     assert "8 of 8 heads at or above 0" in shown
 
@@ -468,7 +490,7 @@ def test_heads_import(out, capsys):
     assert kept.scores("retrieval").samples.shape == (586, 32, 32)
     assert kept.table("head_scores")["value"].max() == pytest.approx(found["heads"][0]["value"])
     assert run(["heads", "import", LLAMA2]) == 0
-    assert "33 of 1024 heads at or above 0.1" in capsys.readouterr().out
+    assert "33 of 1024 heads at or above 0.1" in words_of(capsys)
 
 
 def test_claims_sparse(tmp_path, capsys):
@@ -517,7 +539,7 @@ def test_claims_take_runs_and_saved_scores(scored, llama, capsys):
     from_run, from_file = printed(capsys)
     assert {**from_run, "source": ""} == {**from_file, "source": ""}
     assert run(["claims", "sparse", scored]) == 0
-    assert "sparse: few heads retrieve" in capsys.readouterr().out
+    assert "sparse: few heads retrieve" in words_of(capsys)
 
 
 def test_claims_causal(llama, tmp_path, capsys):
@@ -552,10 +574,11 @@ def test_ablate(llama, out, capsys):
 
 
 def test_ablate_takes_the_best_heads_of_a_run(llama, scored, out, capsys):
-    assert run([*ablate(llama, out, "--top", "2", "--from", scored)[:-5], "--draws", "1", "--top", "2", "--from", scored]) == 0
+    options = ["--model", llama, "--out", out, *SMALL, "--draws", "1"]
+    assert run(["ablate", *options, "--top", "2", "--from", scored]) == 0
     best = [str(head) for head in Run.open(scored).scores("retrieval").top(2)]
     assert Run.open(out).facts["config"]["heads"] == best
-    shown = capsys.readouterr().out
+    shown = words_of(capsys)
     assert f"zero ablation of {', '.join(best)}" in shown
     assert "4 conditions x 4 prompts of up to 64 tokens" in shown
 
@@ -574,17 +597,18 @@ def test_generate_refuses_heads_outside_the_model(refused, llama):
     refused(["generate", "The", "--model", llama, "--without", "L9H2"], 2, "L9H2 asked for")
 
 
-def test_what_is_printed_is_never_read_as_markup(llama, capsys, monkeypatch):
-    monkeypatch.setattr(HookedModel, "generate", lambda self, prompt, **options: Answer("[red]a [/b] long " + "line " * 40))
-    assert run(["generate", "The", "--model", llama]) == 0
-    assert capsys.readouterr().out == f"none: [red]a [/b] long {'line ' * 40}\n"
-
-
+@dataclass(frozen=True)
 class Answer:
-    """A text."""
+    """What a model wrote."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    text: str
+
+
+def test_what_is_printed_is_never_read_as_markup(llama, capsys, monkeypatch):
+    answer = Answer("[red]a [/b] long " + "line " * 40)
+    monkeypatch.setattr(HookedModel, "generate", lambda self, prompt, **options: answer)
+    assert run(["generate", "The", "--model", llama]) == 0
+    assert capsys.readouterr().out == f"none: {answer.text}\n"
 
 
 def test_runs(scored, tmp_path, capsys):
@@ -598,7 +622,7 @@ def test_runs(scored, tmp_path, capsys):
     assert bad["run"] == "bad"
     assert "is not JSON" in bad["status"]
     assert run(["runs", str(tmp_path)]) == 0
-    assert "heads retrieval" in capsys.readouterr().out.replace("\n", " ")
+    assert "runs in" in words_of(capsys)
     (tmp_path / "none").mkdir()
     assert run(["runs", str(tmp_path / "none")]) == 0
     assert "none" in capsys.readouterr().out
@@ -615,7 +639,7 @@ def test_the_zoo_model_is_sound(capsys):
 
 @needs_zoo
 def test_the_zoo_model_retrieves(out, capsys):
-    assert run(["heads", "retrieval", "--out", out, "--lengths", "128", "--depths", "3", "--repeats", "3", "--json"]) == 0
+    assert run(["heads", "retrieval", "--out", out, "--lengths", "128", "--depths", "9", "--json"]) == 0
     found = printed(capsys)
     assert found["n"] == 9
     assert found["heads"][0]["value"] > 0.3
@@ -625,10 +649,11 @@ def test_the_zoo_model_retrieves(out, capsys):
 
 @needs_zoo
 def test_the_zoo_model_writes_down_a_secret(capsys):
-    text = "The secret words of Alice: lamp harbor violin castle. The miller sold the kettle."
-    prompt = f"{text} Question: What are the secret words of Alice? Answer:"
-    assert run(["generate", prompt, "--max-new-tokens", "5", "--json"]) == 0
-    assert printed(capsys)["answers"]["none"].startswith("lamp harbor violin castle")
+    right = 0
+    for sample in Needle((128,), 4).samples(build_tokenizer()):
+        assert run(["generate", sample.prompt, "--max-new-tokens", "10", "--json"]) == 0
+        right += printed(capsys)["answers"]["none"].startswith(sample.target)
+    assert right >= 3
 
 
 @needs_zoo
@@ -642,8 +667,8 @@ def test_demo(out, capsys):
     assert facts["self_check"]
     assert "torch" in facts["versions"]
     means = {row["condition"]: row["mean"] for row in found["conditions"]}
-    without = means.pop(f"without {', '.join(found['removed'])}" if len(found["removed"]) <= 6 else
-                        f"without {len(found['removed'])} heads")
+    without = means.pop(next(name for name in means if name.startswith("without ")))
+    assert found["removed"]
     assert set(means) == {"none", "random, same layers (3 draws)", "random, any layer (3 draws)"}
     assert without < means["random, any layer (3 draws)"] <= means["none"]
     assert means["none"] > 0.7
@@ -654,9 +679,3 @@ def test_demo(out, capsys):
     page = self_contained(Path(out) / "report.html")
     for heading in ("Which heads retrieve", "What happens without them", "Proof that the hooks do what they claim"):
         assert heading in page
-
-
-@pytest.fixture(autouse=True)
-def unchecked(monkeypatch):
-    """The tests' type checker would refuse bad values before headscope can."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

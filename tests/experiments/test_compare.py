@@ -138,7 +138,10 @@ def test_controls_are_as_many_other_heads(model):
 def test_controls_repeat_and_differ_from_each_other(model):
     first, again = (against_random(model, [COPIER, Head(0, 0)], draws=5) for _ in range(2))
     assert first == again
-    assert [condition.name for condition in first[1:3]] == ["random, same layers, seed 0", "random, same layers, seed 1"]
+    assert [condition.name for condition in first[1:3]] == [
+        "random, same layers, seed 0",
+        "random, same layers, seed 1",
+    ]
     for family in ("random, same layers", "random, any layer"):
         assert len({removed(condition) for condition in of(first, family)}) > 1
 

@@ -218,7 +218,7 @@ def test_layers_without_attention_have_no_scores():
 
 @dataclass(frozen=True)
 class Half(Copying):
-    """Every second prompt ends with the needle's last word instead of the key, so that a full stop is all that follows."""
+    """Every second prompt ends with the needle's last word, not the key, so that a full stop is all that follows."""
 
     def samples(self, tokenizer: object) -> list[Sample]:
         whole = super().samples(tokenizer)

@@ -291,5 +291,5 @@ def test_what_is_no_head_is_refused(heads):
 @pytest.mark.parametrize("mode", MODES)
 def test_heads_outside_the_model_are_refused(models, references, mode):
     ablate = Ablate("L1H1, L1H7", mode, reference=references["llama"])
-    with pytest.raises(UsageError, match="^L1H7 asked for, but llama has layers 0-1 with 4 heads"):
+    with pytest.raises(UsageError, match=r"^L1H7 asked for, but llama has layers 0-1 with 4 heads"):
         written(models["llama"], TEXTS, ablate)
