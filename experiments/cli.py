@@ -4,7 +4,6 @@
 stopped with Ctrl-C.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -40,8 +39,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Runs the command line and returns its exit code; with `--debug`, errors are raised instead."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from transformers.utils import logging
+
     from experiments import commands
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
     commands.add_to(app)
     try:

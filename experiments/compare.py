@@ -118,7 +118,7 @@ def compare(
     samples, room = asked_of(model, task, max_new_tokens)
     stop = stop_strings(task)
     tables = []
-    for condition in tqdm(conditions, desc="conditions", disable=not progress):
+    for condition in tqdm(conditions, desc="conditions", disable=None if progress else True):
         if run is not None and run.has_cell(condition.name):
             tables.append(run.cell(condition.name))
             continue

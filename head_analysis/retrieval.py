@@ -138,7 +138,7 @@ def measure_retrieval(
     tables = _finished(run)
     done = {sample for table in tables for sample in table["sample"]}
     left = [i for i in range(len(samples)) if i not in done]
-    bar = tqdm(total=len(samples), initial=len(done), desc="retrieval", disable=not progress)
+    bar = tqdm(total=len(samples), initial=len(done), desc="retrieval", disable=None if progress else True)
     for which, chosen in batches([samples[i] for i in left], lambda s: len(model.tokens(s).ids), batch_tokens):
         places = [left[i] for i in which]
         table = _measured(model, task, chosen, variant, top_k, room).assign(sample=places)

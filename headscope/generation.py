@@ -35,7 +35,7 @@ class StopOnText(StoppingCriteria):
     def __init__(self, tokenizer: Any, stop: Sequence[str], prompt_columns: int) -> None:
         self._tokenizer, self._stop, self._columns = tokenizer, tuple(stop), prompt_columns
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor | None, **_: Any) -> Tensor:
         """Which samples are done."""
         texts = self._tokenizer.batch_decode(input_ids[:, self._columns :], skip_special_tokens=True)
         found = [any(stop in text for stop in self._stop) for text in texts]

@@ -252,7 +252,7 @@ class HookedModel:
             return self.generate([samples], max_new_tokens=max_new_tokens, stop=stop, **options)[0]
         samples = [_as_sample(sample) for sample in samples]
         done: list[Generation | None] = [None] * len(samples)
-        bar = tqdm(total=len(samples), desc="generating", disable=not progress)
+        bar = tqdm(total=len(samples), desc="generating", disable=None if progress else True)
         for places, chosen in batches(samples, lambda sample: len(self.tokens(sample).ids), batch_tokens):
             answers = self.generate_batch(self.encode(chosen), max_new_tokens=max_new_tokens, stop=stop, **options)
             for place, answer in zip(places, answers, strict=True):

@@ -39,8 +39,8 @@ def demo(
     scoring = Needle(lengths=(128, 256, 512), depths=5, repeats=4, seed=seed)
     testing = Needle(lengths=(256,), depths=5, repeats=8, seed=seed + 1)
     config = {"model": MODEL, "scoring": repr(scoring), "testing": repr(testing), "draws": draws, "device": device}
+    model = HookedModel.load(MODEL, device=device)
     with Run.create(out, command="demo", config=config, seeds=[seed, seed + 1], resume=resume) as run:
-        model = HookedModel.load(MODEL, device=device)
         say_unless(
             json, f"{model!r}\n60 prompts to score all heads, then {2 + 2 * draws} conditions x 40 new prompts\n"
         )
