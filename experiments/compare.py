@@ -32,12 +32,19 @@ Kind = Literal["none", "treatment", "control"]
 
 @dataclass(frozen=True)
 class Condition:
-    """Interventions under one name; controls that differ only in their random draw share a `family`."""
+    """Interventions under one name; controls that differ only in their random draw share a `family`.
+
+    A condition without interventions is the baseline, of kind "none".
+    """
 
     name: str
     interventions: tuple[Intervention, ...] = ()
     kind: Kind = "treatment"
     family: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.interventions:
+            object.__setattr__(self, "kind", "none")
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ def against_random(
 ) -> list[Condition]:
     """These heads removed, and as many random others: `draws` times from the same layers, and from the whole model.
 
-    Put `Condition("none", (), "none")` before them for a baseline. Random heads never are among those given. A layer
+    Put `Condition("none")` before them for a baseline. Random heads never are among those given. A layer
     that has too few others to match is refused (UsageError): remove fewer heads.
     """
     heads = tuple(heads)
@@ -188,11 +195,12 @@ def language_loss(
 
 def _as_conditions(conditions: Mapping[str, Sequence[Intervention]] | Sequence[Condition]) -> list[Condition]:
     if isinstance(conditions, Mapping):
-        conditions = [
-            Condition(name, tuple(edits), "treatment" if edits else "none") for name, edits in conditions.items()
-        ]
+        conditions = [Condition(name, tuple(edits)) for name, edits in conditions.items()]
     names = [condition.name for condition in conditions]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not names:
         raise UsageError(f"condition {twice[0]!r} is given twice; names must differ" if twice else "no condition given")
+    baselines = [condition.name for condition in conditions if condition.kind == "none"]
+    if len(baselines) > 1:
+        raise UsageError(f"{' and '.join(baselines)} both edit nothing; give one baseline to compare with")
     return list(conditions)

@@ -69,8 +69,10 @@ def head_table(scores: HeadScores) -> pd.DataFrame:
 
 
 def print_comparison(summary: pd.DataFrame, *, title: str) -> None:
-    """Conditions with mean, interval and the paired difference from the baseline."""
-    table = Table("condition", "mean", "95 % interval", "n", "difference", "p", title=title, title_justify="left")
+    """Conditions with mean, interval and paired difference from the baseline; loss on plain text where it is known."""
+    losses = ["loss"] if "loss" in summary else []
+    columns = ["condition", "mean", "95 % interval", "n", "difference", "p", *losses]
+    table = Table(*columns, title=title, title_justify="left")
     colours = {"none": "", "treatment": "bold", "control": "dim"}
     for row in summary.itertuples():
         interval = rf"\[{row.low:.3f}, {row.high:.3f}]"
@@ -81,7 +83,8 @@ def print_comparison(summary: pd.DataFrame, *, title: str) -> None:
         )
         p = "" if pd.isna(row.p) else ("< 0.001" if row.p < 0.001 else f"{row.p:.3f}")
         style = colours[row.kind]
-        table.add_row(row.condition, f"{row.mean:.3f}", interval, str(row.n), difference, p, style=style)
+        loss = [f"{row.loss:.2f}"] if losses else []
+        table.add_row(row.condition, f"{row.mean:.3f}", interval, str(row.n), difference, p, *loss, style=style)
     console.print(table)
 
 

@@ -67,7 +67,7 @@ def ablate(
         raise UsageError(f"--heads {heads!r} names no head; write for example L2H5,L3H0")
     reference = _reference(hooked, mode, seed)
     conditions = [
-        Condition("none", (), "none"),
+        Condition("none"),
         *against_random(
             hooked,
             chosen,

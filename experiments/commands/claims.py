@@ -116,7 +116,7 @@ def causal(
     """Without its best heads the model no longer finds the needle; without others it does."""
     hooked = load_model(model, device=device, dtype=dtype)
     scores = retrieval_scores(hooked, Needle((length,), 5, 6, seed=seed), progress=not json)
-    conditions = [Condition("none", (), "none")]
+    conditions = [Condition("none")]
     for k in parse_numbers(ks, "ks"):
         found = against_random(
             hooked,

@@ -14,6 +14,7 @@ from experiments.console import print_check, print_comparison, print_heads, prin
 from experiments.options import Device, Json, Resume, Seed
 from experiments.reporting import causal_sections, check_section, retrieval_sections, write_report
 from head_analysis import measure_retrieval
+from headscope.errors import HeadscopeError
 from headscope.heads import Head
 from headscope.model import HookedModel
 from headscope.runs import Run
@@ -56,7 +57,11 @@ def demo(
             print_heads(scores, threshold=THRESHOLD)
 
         heads = removable(scores, THRESHOLD)
-        conditions = [Condition("none", (), "none"), *against_random(model, heads, draws=draws)]
+        if not heads:
+            raise HeadscopeError(
+                f"no head of {MODEL} scores {THRESHOLD}; the installed model is not the one it should be"
+            )
+        conditions = [Condition("none"), *against_random(model, heads, draws=draws)]
         compared = compare(model, testing, conditions, run=run, progress=not json)
         families = compared.families().merge(_losses(model, conditions), on="condition", how="left")
         keep_results(run, scores, answers=compared.table, conditions=compared.summary(), families=families)
@@ -74,6 +79,7 @@ def demo(
     if json:
         return print_json(findings(scores, heads, compared) | {"out": str(out)})
     print_comparison(families, title=f"answers right at 256 tokens, zero ablation of {', '.join(map(str, heads))}")
+    say("loss: mean next-token loss on text without facts or questions, in nats")
     say(f"report: {out / 'report.html'}")
     return None
 

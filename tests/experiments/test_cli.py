@@ -22,7 +22,7 @@ from headscope.zoo import zoo_names
 from tasks import Needle
 from tests.headscope.test_hooks import word_tokenizer
 from tests.tiny import build
-from training.needle import build_tokenizer
+from training.documents import build_tokenizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 LLAMA2, MISTRAL, MIXTRAL = (

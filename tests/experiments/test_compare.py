@@ -88,6 +88,16 @@ def test_a_family_is_one_row_with_its_worst_and_best_draw():
     assert families.loc[["none", "without L1H2"], ["worst", "best"]].isna().all(axis=None)
 
 
+def test_two_baselines_are_refused(model):
+    with pytest.raises(UsageError, match="a and b both edit nothing"):
+        compare(model, TASK, {"a": [], "b": []})
+
+
+def test_a_condition_without_interventions_is_the_baseline():
+    assert Condition("plain").kind == "none"
+    assert Condition("cut", (Ablate("L0H0"),)).kind == "treatment"
+
+
 def test_without_a_baseline_there_are_no_differences():
     summary = table({key: values for key, values in SCORES.items() if key[1] != "none"}).summary()
     assert summary[["difference", "p", "q"]].isna().all(axis=None)
@@ -161,7 +171,7 @@ def test_a_layer_with_too_few_other_heads_is_refused(model):
 
 
 def test_the_copier_is_needed_and_random_others_are_not(model):
-    conditions = [Condition("none", (), "none"), *against_random(model, [COPIER], draws=3, phase="decode")]
+    conditions = [Condition("none"), *against_random(model, [COPIER], draws=3, phase="decode")]
     found = compare(model, TASK, conditions)
     families = found.families().set_index("condition")
     assert families["mean"].to_dict() == {
@@ -270,7 +280,7 @@ def test_language_loss_is_the_cross_entropy_of_the_next_token():
     model = words_model()
     texts = [sentence(9, seed=1), sentence(5, seed=2)]
     cut = Ablate("L0H1, L1H2")
-    losses = language_loss(model, texts, [Condition("none", (), "none"), Condition("cut", (cut,), family="f")])
+    losses = language_loss(model, texts, [Condition("none"), Condition("cut", (cut,), family="f")])
     assert losses["condition"].tolist() == ["none", "none", "cut", "cut"]
     assert losses["family"].tolist() == ["", "", "f", "f"]
     assert losses["text"].tolist() == [0, 1, 0, 1]

@@ -4,7 +4,7 @@ import pytest
 
 from headscope.errors import UsageError
 from tasks.haystack import Piece, insert, most, read, refuse_unknown, split, stream, take
-from training.needle import build_tokenizer
+from training.documents import build_tokenizer
 
 WORDS = build_tokenizer()
 TEN = [Piece(f"S{i}.", " ", 10) for i in range(10)]

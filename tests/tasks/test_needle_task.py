@@ -17,7 +17,7 @@ from headscope.scoring import words
 from tasks.facts import Fact, secret_facts
 from tasks.needle import Needle
 from tasks.prose import sentences
-from training.needle import build_tokenizer
+from training.documents import build_tokenizer
 
 FACTS = (
     Fact("The code of the safe is 4711 and 12.", "What is the code of the safe?", "4711 and 12"),

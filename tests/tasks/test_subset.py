@@ -12,7 +12,7 @@ from headscope.samples import Sample, Task
 from tasks.facts import Fact
 from tasks.needle import Needle
 from tasks.subset import Subset
-from training.needle import build_tokenizer
+from training.documents import build_tokenizer
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,16 @@ from transformers import PreTrainedTokenizerFast
 from headscope import HookedModel
 from tasks import Needle, secret_facts
 from tasks.prose import NAMES
+from training.documents import answer_mask, batch, build_tokenizer, document, exact_match, first_of, qa
 from training.needle import (
     Recipe,
-    answer_mask,
-    batch,
     build_model,
-    build_tokenizer,
-    document,
     evaluate,
-    exact_match,
     export,
-    first_of,
     learning_rate,
     loss_and_accuracy,
     main,
     pick_length,
-    qa,
     train,
 )
 
