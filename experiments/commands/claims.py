@@ -39,9 +39,7 @@ Threshold = Annotated[float, typer.Option(help="From this score on a head counts
 @app.command("sparse")
 def sparse(sources: Sources, threshold: Threshold = 0.1, out: Figure = None, json: Json = False) -> None:
     """Few heads retrieve: the share of heads in each band of scores."""
-    scores = [read_scores(source) for source in sources]
-    rows = [share_row(source, one, threshold) for source, one in zip(sources, scores, strict=True)]
-    _show("sparse: few heads retrieve", rows, [score_histogram(one) for one in scores], out, json=json)
+    _shares("sparse: few heads retrieve", sources, threshold, out, json=json)
 
 
 @app.command("universal")
@@ -49,7 +47,13 @@ def universal(sources: Sources, threshold: Threshold = 0.1, out: Figure = None, 
     """Every model has some: the same share, for two or more models."""
     if len(sources) < 2:
         raise UsageError(f"one source given ({sources[0]}); universality needs the scores of at least two models")
-    sparse(sources, threshold, out, json)
+    _shares("universal: every model has retrieval heads, and few", sources, threshold, out, json=json)
+
+
+def _shares(title: str, sources: Sequence[str], threshold: float, out: Path | None, *, json: bool) -> None:
+    scores = [read_scores(source) for source in sources]
+    rows = [share_row(label(source), one, threshold) for source, one in zip(sources, scores, strict=True)]
+    _show(title, rows, [score_histogram(one) for one in scores], out, json=json)
 
 
 @app.command("dynamic")
@@ -65,7 +69,7 @@ def dynamic(sources: Sources, threshold: Threshold = 0.1, out: Figure = None, js
             low, high = proportion_interval(round(often * scores.n), scores.n)
             rows.append(
                 {
-                    "source": source,
+                    "source": label(source),
                     "head": str(head),
                     "active in": round(often, 3),
                     "95 % interval": f"{low:.3f} to {high:.3f}",
@@ -88,7 +92,7 @@ def intrinsic(sources: Sources, out: Figure = None, json: Json = False) -> None:
     both = a.exists & b.exists
     interval = pearsonr(a.values[both].numpy(), b.values[both].numpy()).confidence_interval()
     row = {
-        "sources": " / ".join(sources),
+        "sources": " / ".join(map(label, sources)),
         "r": round(r, 3),
         "95 % interval": f"{interval.low:.3f} to {interval.high:.3f}",
         "heads": int(both.sum()),
@@ -159,6 +163,11 @@ def read_scores(source: str) -> HeadScores:
         return read_score_file(path)
     model = HookedModel.load(source)
     return retrieval_scores(model, Needle((256,), 5, 6), progress=True)
+
+
+def label(source: str) -> str:
+    """A source's name in a table: a file's or folder's own name, without the way to it."""
+    return Path(source).name if Path(source).exists() else source
 
 
 def share_row(source: str, scores: HeadScores, threshold: float) -> dict[str, object]:
