@@ -2,8 +2,8 @@
 
 What a table says of a condition: its mean score with an interval over samples, and the paired difference from the
 baseline with its interval, p value and the false-discovery rate over all conditions of the table. Random draws of one
-kind are also summed up in a row of their own: the mean over draws, with an interval over samples and the range of the
-draws.
+kind are also summed up in a row of their own: the mean over draws, with an interval over draws and samples and the range
+of the draws.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from headscope.answers import answer_row, asked_of, stop_strings
 from headscope.draws import Match, draw_heads
 from headscope.errors import UsageError
-from headscope.evidence import false_discovery, mean_interval, paired_difference
+from headscope.evidence import crossed_interval, false_discovery, mean_interval, paired_difference
 from headscope.heads import Head
 from headscope.hooks import Intervention, Phase
 from headscope.model import HookedModel
@@ -65,22 +65,38 @@ class Comparison:
         return summary
 
     def families(self, *, level: float = 0.95) -> pd.DataFrame:
-        """The summary with all draws of a family of controls in one row: mean over draws, worst and best draw."""
-        rows = []
-        for (family, first), part in self.table.assign(
-            row=self.table["family"].where(self.table["family"] != "", self.table["condition"])
-        ).groupby(["family", "row"], sort=False):
-            draws = part.groupby("condition")["score"].mean()
-            name = f"{family} ({len(draws)} draws)" if family else first
-            facts = self._row(name, part, level, part.groupby("sample")["score"].mean())
-            rows.append(facts | ({"worst": draws.min(), "best": draws.max()} if family else {}))
-        return pd.DataFrame(rows)
+        """The summary with all draws of a family of controls in one row: mean over draws, worst and best draw.
+
+        Intervals of a family count draws and samples as drawn at random. It has no p value: with a handful of draws
+        there is no test worth the name; look at the worst and the best.
+        """
+        alone = self.summary(level=level).drop(columns="q")
+        rows = [row.to_dict() for _, row in alone[alone["family"] == ""].iterrows()]
+        for family, part in self.table[self.table["family"] != ""].groupby("family", sort=False):
+            rows.append(self._family_row(str(family), part, level))
+        return pd.DataFrame(rows).reindex(columns=[*alone.columns, "worst", "best"])
 
     def plot(self) -> Any:
         """Bars of the baseline, the treatments and each family of controls."""
         from headscope.figures import causal_bars
 
         return causal_bars(self.families(), title=self.meta.get("title", "mean score by condition"))
+
+    def _family_row(self, family: str, part: pd.DataFrame, level: float) -> dict[str, Any]:
+        scores = part.pivot(index="condition", columns="sample", values="score")
+        by_draw = scores.mean(axis=1)
+        name = f"{family} ({len(scores)} draws)"
+        row = self._row(name, part, level, scores.mean()) | {"worst": by_draw.min(), "best": by_draw.max(), "p": np.nan}
+        low, high = crossed_interval(scores.to_numpy(float), level=level)
+        row["low"], row["high"] = min(row["low"], low), max(row["high"], high)  # never narrower than over samples
+        if not np.isnan(row["difference"]):
+            apart = scores.to_numpy(float) - self._baseline.loc[scores.columns].to_numpy(float)
+            row["difference_low"], row["difference_high"] = crossed_interval(apart, level=level)
+        return row
+
+    @property
+    def _baseline(self) -> pd.Series:
+        return self.table[self.table["kind"] == "none"].set_index("sample")["score"]
 
     def _row(self, name: str, part: pd.DataFrame, level: float, scores: pd.Series) -> dict[str, Any]:
         low, high = mean_interval(scores.to_numpy(float), level=level)
@@ -93,10 +109,9 @@ class Comparison:
             "high": float(high),
             "n": len(scores),
         }
-        baseline = self.table[self.table["kind"] == "none"]
-        if baseline.empty or row["kind"] == "none":
+        if self._baseline.empty or row["kind"] == "none":
             return row | dict.fromkeys(("difference", "difference_low", "difference_high", "p"), np.nan)
-        plain = baseline.set_index("sample")["score"].loc[scores.index]
+        plain = self._baseline.loc[scores.index]
         apart = paired_difference(scores.to_numpy(float), plain.to_numpy(float), level=level)
         return row | {
             "difference": apart.mean,

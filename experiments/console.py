@@ -71,7 +71,7 @@ def head_table(scores: HeadScores) -> pd.DataFrame:
 def print_comparison(summary: pd.DataFrame, *, title: str) -> None:
     """Conditions with mean, interval and paired difference from the baseline; loss on plain text where it is known."""
     losses = ["loss"] if "loss" in summary else []
-    columns = ["condition", "mean", "95 % interval", "n", "difference", "p", *losses]
+    columns = ["condition", "mean", "95 % interval", "worst, best draw", "n", "difference", "p", *losses]
     table = Table(*columns, title=title, title_justify="left")
     colours = {"none": "", "treatment": "bold", "control": "dim"}
     for row in summary.itertuples():
@@ -79,12 +79,13 @@ def print_comparison(summary: pd.DataFrame, *, title: str) -> None:
         difference = (
             ""
             if pd.isna(row.difference)
-            else (rf"{row.difference:+.3f} \[{row.difference_low:+.3f}, {row.difference_high:+.3f}]")
+            else rf"{row.difference:+.3f} \[{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
         )
         p = "" if pd.isna(row.p) else ("< 0.001" if row.p < 0.001 else f"{row.p:.3f}")
         style = colours[row.kind]
         loss = [f"{row.loss:.2f}"] if losses else []
-        table.add_row(row.condition, f"{row.mean:.3f}", interval, str(row.n), difference, p, *loss, style=style)
+        draws = "" if pd.isna(row.worst) else f"{row.worst:.2f}, {row.best:.2f}"
+        table.add_row(row.condition, f"{row.mean:.3f}", interval, draws, str(row.n), difference, p, *loss, style=style)
     console.print(table)
 
 

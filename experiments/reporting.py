@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.console import head_table
+from head_analysis import Retrieval
 from headscope.check import SelfCheck
 from headscope.figures import (
     causal_bars,
@@ -18,13 +19,13 @@ from headscope.figures import (
 )
 from headscope.files import write_over
 from headscope.runs import Run
-from headscope.scores import HeadScores
 
 Section = tuple[str, object]
 
 
-def retrieval_sections(scores: HeadScores, answers: pd.DataFrame, threshold: float) -> list[Section]:
-    """Which heads retrieve, how many, how steadily, and where the model answers."""
+def retrieval_sections(found: Retrieval, threshold: float) -> list[Section]:
+    """Which heads retrieve, how many, how steadily, and where the model answers and its best head copies."""
+    scores, answers = found.scores, found.answers
     above = scores.above(threshold)
     heads = head_table(scores)
     listed = heads.loc[heads["value"] >= threshold, ["name", "value", "low", "high", "active", "n"]]
@@ -42,7 +43,10 @@ def retrieval_sections(scores: HeadScores, answers: pd.DataFrame, threshold: flo
         ("How steadily", frequency_scatter(scores)),
     ]
     if {"length", "depth"} <= set(answers.columns):
+        (best,) = scores.top(1)
+        copied = answers.assign(**{str(best): found.every_score[:, best.layer, best.head].numpy()})
         sections.append(("Where the model answers", length_depth_map(answers)))
+        sections.append((f"Where the best head, {best}, copies", length_depth_map(copied, str(best))))
     return sections
 
 

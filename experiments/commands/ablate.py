@@ -104,8 +104,8 @@ def describe(heads: tuple[Head, ...], mode: str, phase: str | None, conditions: 
     return (
         f"Removed: {_named(heads)} ({mode} ablation, {phase or 'prefill and decode'}, every query). Beside it stand as "
         "many random other heads, drawn from the same layers and from the whole model, fixed seeds. Every condition "
-        f"answers the same {samples} prompts; whiskers are 95 % intervals over prompts, p values come from sign flips "
-        f"of the paired differences. {conditions} conditions were run."
+        f"answers the same {samples} prompts; whiskers are 95 % intervals over prompts, for random heads over draws and "
+        f"prompts; p values come from sign flips of the paired differences. {conditions} conditions were run."
     )
 
 

@@ -70,7 +70,7 @@ def demo(
             "whether the model is broken as a whole, or has only lost the ability to look things up."
         )
         sections = [
-            *retrieval_sections(scores, found.answers, THRESHOLD),
+            *retrieval_sections(found, THRESHOLD),
             *causal_sections(families, text),
             check_section(check),
         ]

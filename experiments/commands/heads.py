@@ -82,7 +82,7 @@ def retrieval(
         )
         scores = found.scores
         keep_results(run, scores, answers=found.answers)
-        write_report(run, f"Retrieval heads of {hooked.name}", retrieval_sections(scores, found.answers, threshold))
+        write_report(run, f"Retrieval heads of {hooked.name}", retrieval_sections(found, threshold))
     show_scores(scores, threshold=threshold, json=json)
     if not json:
         say(f"answered {found.answers['score'].mean():.1%} of {count} prompts; results and report in {out}")

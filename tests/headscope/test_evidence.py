@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 from headscope.errors import UsageError
 from headscope.evidence import (
     bootstrap_means,
+    crossed_interval,
     false_discovery,
     mean_interval,
     paired_difference,
@@ -131,3 +132,27 @@ def test_false_discovery_by_hand_leaves_out_what_was_not_tested():
     assert np.isnan(false_discovery(np.array([np.nan]))).all()
     with pytest.raises(UsageError, match=r"from 0\.1 to 1\.5"):
         false_discovery(np.array([0.1, 1.5]))
+
+
+def test_crossed_interval_counts_the_draws():
+    scores = np.array([[1.0] * 40] * 3 + [[0.0] * 40] * 2)  # every prompt has the same mean over draws, 0.6
+    low, high = crossed_interval(scores)
+    assert low <= 0.2 + 1e-9
+    assert high == pytest.approx(1)
+    same_over_samples = mean_interval(scores.mean(0))
+    assert same_over_samples[0] == same_over_samples[1] == pytest.approx(0.6)
+
+
+def test_crossed_interval_over_one_draw_is_the_bootstrap_over_samples():
+    scores = np.array([[0.1, 0.9, 0.4, 0.6, 0.2]])
+    low, high = crossed_interval(scores, resamples=20_000)
+    expected = mean_interval(scores[0], resamples=20_000)
+    assert (low, high) == pytest.approx(tuple(map(float, expected)), abs=0.02)
+
+
+def test_elements_of_zeros_and_ones_have_wilsons_interval_beside_others():
+    samples = np.array([[1.0, 0.5, 0.0]] * 30 + [[1.0, 0.7, 0.0]] * 30)
+    low, high = mean_interval(samples)
+    assert low[0] == pytest.approx(proportion_interval(60, 60)[0])
+    assert high[2] == pytest.approx(proportion_interval(0, 60)[1])
+    assert 0.5 < low[1] < 0.6 < high[1] < 0.7
