@@ -42,6 +42,11 @@ class AttentionInputs:
         """Query heads that share one key head (1 without grouped-query attention)."""
         return self.query.shape[1] // self.key.shape[1]
 
+    @property
+    def unmasked(self) -> bool:
+        """Whether every query sees every key, as the newest query of an unpadded sample does."""
+        return self.mask is None and not self.causal
+
     def visible(self, rows: Tensor | slice = slice(None)) -> Bool[Tensor, "batch heads query key"]:
         """Which keys the mask lets each query in `rows` see; the head axis has length 1 where heads agree."""
         batch, _, n_queries, _ = self.query.shape
@@ -49,8 +54,8 @@ class AttentionInputs:
             mask = self.mask[..., rows, : self.n_keys]
             allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         else:
-            allowed = torch.ones(1, 1, n_queries, self.n_keys, dtype=torch.bool, device=self.query.device)
-            if self.causal:
-                allowed = allowed.tril()
-            allowed = allowed[..., rows, :]
+            every = torch.arange(max(n_queries, self.n_keys), device=self.query.device)
+            last = every[:n_queries][rows] if self.causal else every[-1].expand(n_queries)[rows]
+            keys = every[: self.n_keys]
+            allowed = (keys <= last[:, None])[None, None]  # only the rows asked for: n x n is never made
         return allowed.expand(batch, -1, -1, -1)

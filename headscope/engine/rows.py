@@ -19,13 +19,14 @@ def pattern_rows(
     A row in which every key is masked is all zeros. With `sinks`, rows sum to less than one.
     """
     scores = _scores(x, heads, rows)
-    visible = _of_heads(x.visible(rows), heads)
-    scores = scores.masked_fill(~visible, -torch.inf)
+    visible = None if x.unmasked else _of_heads(x.visible(rows), heads)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -torch.inf)
     if x.sinks is not None:
         sinks = _of_heads(x.sinks.view(1, -1, 1, 1), heads).to(scores.dtype)
         scores = torch.cat([scores, sinks.expand(scores.shape[0], -1, scores.shape[2], 1)], -1)
     pattern = scores.softmax(-1)
-    if not visible.any(-1).all():
+    if visible is not None and not visible.any(-1).all():
         pattern = pattern.nan_to_num(0.0)  # fully masked rows, as left padding makes them
     return pattern[..., : x.n_keys]
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from headscope.engine import edit as edit_module
 from headscope.engine import mass as mass_module
@@ -298,3 +299,29 @@ def test_block_boundaries_change_nothing(options, rows_at_once, monkeypatch):
     assert sum(sizes) == 8
     assert gap(in_blocks, whole) < 1e-5
     assert gap(whole, out) > 0.1
+
+
+class _Largest(TorchDispatchMode):
+    """Notes the size of the largest tensor that any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for one in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(one, torch.Tensor):
+                self.elements = max(self.elements, one.untyped_storage().nbytes() // one.element_size())
+        return out
+
+
+@pytest.mark.parametrize("rows", [slice(-1, None), torch.tensor([0, 700, 1499])])
+def test_rows_of_a_long_prompt_never_make_an_n_by_n_tensor(rows):
+    n = 1500
+    q, k, v = (torch.randn(1, 2, n, 8) for _ in range(3))
+    x = AttentionInputs(q, k, v, scaling=0.3, causal=True)
+    with _Largest() as seen:
+        pattern_rows(x, None, rows)
+    assert n <= seen.elements <= 2 * n * 8
+    with _Largest() as everything:
+        pattern_rows(x)
+    assert everything.elements >= n * n
