@@ -20,7 +20,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """Word-level fast tokenizer over the project's own prose; case is folded, colons and question marks are dropped.
 
     So the name in "words of Alice: lamp" stands right before the answer, where a head that looks one token back finds
-    it. With tokens between name and answer the model kept guessing among the facts for 11 M tokens.
+    it. In trials with tokens between the name and the answer the model still guessed among the facts after 11 M tokens.
     """
     vocabulary = [
         *SPECIAL,

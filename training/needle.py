@@ -6,7 +6,8 @@ A document is filler (`tasks.prose`) with facts and questions (`tasks.facts`) st
 What makes the retrieval circuit form within minutes: several facts and questions a document and none asked twice, answer
 tokens weighted in the loss, a mix of all lengths that leans on the longest one mastered, and an initialisation scaled to
 the width instead of the library's fixed standard deviation of 0.02, which is far too small at d_model = 128. Every batch
-is a function of (seed, step), so a run that was stopped and resumed gives the weights of one that was not.
+is a function of (seed, step), so a run that was stopped and resumed gives the weights of one that was not (on the same
+number of threads).
 """
 
 import argparse
@@ -244,7 +245,7 @@ little else: a place to see retrieval heads on a machine without a network, not 
 Exact match: every token of an answer of 4 to 8 words and the full stop after it is the most likely one.
 
 Trained on {date} with {tokens:.1f} M tokens in {minutes:.0f} minutes ({threads} CPU thread{plural}) by
-`python -m training.needle`, recipe `{recipe}`.
+`python -m training.needle --out headscope/zoo/needle`, recipe `{recipe}`.
 """.replace("{plural}", "s")
 
 
