@@ -71,10 +71,14 @@ class Comparison:
         there is no test worth the name; look at the worst and the best.
         """
         alone = self.summary(level=level).drop(columns="q")
-        rows = [row.to_dict() for _, row in alone[alone["family"] == ""].iterrows()]
-        for family, part in self.table[self.table["family"] != ""].groupby("family", sort=False):
-            rows.append(self._family_row(str(family), part, level))
-        return pd.DataFrame(rows).reindex(columns=[*alone.columns, "worst", "best"])
+        rows = {}  # in the order in which conditions and families first appear
+        for row in alone.to_dict("records"):
+            family = row["family"]
+            if not family:
+                rows[row["condition"]] = row
+            elif family not in rows:
+                rows[family] = self._family_row(family, self.table[self.table["family"] == family], level)
+        return pd.DataFrame(list(rows.values())).reindex(columns=[*alone.columns, "worst", "best"])
 
     def plot(self) -> Any:
         """Bars of the baseline, the treatments and each family of controls."""

@@ -19,6 +19,7 @@ from experiments.options import (
     load_model,
     parse_numbers,
 )
+from experiments.proof import prove
 from experiments.reporting import causal_sections, write_report
 from headscope.answers import asked_of
 from headscope.errors import UsageError
@@ -89,6 +90,7 @@ def ablate(
     with Run.create(out, command="ablate", config=config, seeds=[seed], resume=resume) as run:
         if not json:
             say(f"{len(conditions)} conditions x {count} prompts of up to {asked.longest} tokens")
+        prove(run, hooked, quiet=json)
         found = compare(hooked, task, conditions, batch_tokens=batch_tokens, run=run, progress=not json)
         _keep(run, found)
         text = describe(chosen, mode, phase, len(conditions), count)

@@ -12,6 +12,7 @@ from experiments.commands.heads import keep_results
 from experiments.compare import Comparison, Condition, against_random, compare, language_loss
 from experiments.console import print_check, print_comparison, print_heads, print_json, say
 from experiments.options import Device, Json, Resume, Seed
+from experiments.proof import prove
 from experiments.reporting import causal_sections, check_section, retrieval_sections, write_report
 from head_analysis import measure_retrieval
 from headscope.errors import HeadscopeError
@@ -45,8 +46,7 @@ def demo(
         say_unless(
             json, f"{model!r}\n60 prompts to score all heads, then {2 + 2 * draws} conditions x 40 new prompts\n"
         )
-        check = model.check()
-        run.update(model={"name": model.name, "revision": model.revision}, self_check=check.to_records())
+        check = prove(run, model, quiet=json)
         if not json:
             print_check(check)
 

@@ -22,6 +22,7 @@ from experiments.options import (
     parse_numbers,
     parse_shard,
 )
+from experiments.proof import prove
 from experiments.reporting import retrieval_sections, write_report
 from head_analysis import measure_retrieval, read_score_file
 from head_analysis.retrieval import Variant
@@ -75,8 +76,7 @@ def retrieval(
     with Run.create(out, command="heads retrieval", config=config, seeds=[seed], resume=resume) as run:
         if not json:
             say(f"{count} prompts of up to {asked.longest} tokens; an answer each, one generation")
-        check = hooked.check()
-        run.update(model={"name": hooked.name, "revision": hooked.revision}, self_check=check.to_records())
+        prove(run, hooked, quiet=json)
         found = measure_retrieval(
             hooked, task, variant=variant, top_k=top_k, batch_tokens=batch_tokens, run=run, progress=not json
         )
