@@ -11,7 +11,8 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from experiments.console import console_errors
+from experiments.console import console_errors, say
+from headscope import __version__
 from headscope.errors import HeadscopeError, UsageError
 
 # Newer versions of typer bring a click of their own, whose exceptions are not those of the package click.
@@ -27,8 +28,18 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        say(f"headscope {__version__}")
+        raise typer.Exit
+    return wanted
+
+
 @app.callback()
-def options(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.")) -> None:
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
+) -> None:
     """Options of every command."""
 
 

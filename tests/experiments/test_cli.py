@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import headscope
 from experiments.cli import run
 from headscope import HookedModel, UsageError
 from headscope.runs import Run
@@ -679,3 +680,8 @@ def test_demo(out, capsys):
     page = self_contained(Path(out) / "report.html")
     for heading in ("Which heads retrieve", "What happens without them", "Proof that the hooks do what they claim"):
         assert heading in page
+
+
+def test_version(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"headscope {headscope.__version__}\n"
