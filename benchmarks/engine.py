@@ -2,7 +2,7 @@
 
     python -m benchmarks.engine [--tokens 1024] [--rounds 7]
 
-The model is a Llama of 18.7 M parameters (6 layers, 8 heads, 4 key heads) with random weights; time does not depend on
+The model is a Llama of 16.9 M parameters (6 layers, 8 heads, 4 key heads) with random weights; time does not depend on
 them. The bars are the design's: hooks open with nothing asked 1.05, mass on key groups 1.4, retrieval while generating
 1.05.
 """
