@@ -61,7 +61,7 @@ def _run(
     for edit in edits:
         active = edit.active[:, block]
         if len(edit.heads) == len(heads) and active.all():  # the whole block is asked for: no copies
-            after = edit.edit(rows, block, active, visible)
+            after = edit.edit(rows, block, active, visible if visible.shape[1] == 1 else visible[:, heads])
             if after is not rows:
                 rows = after.to(rows.dtype)
                 touched[:] = True

@@ -325,3 +325,22 @@ def test_rows_of_a_long_prompt_never_make_an_n_by_n_tensor(rows):
     with _Largest() as everything:
         pattern_rows(x)
     assert everything.elements >= n * n
+
+
+@pytest.mark.parametrize("queries", [slice(None), slice(1, 3)])
+def test_an_edit_sees_what_its_own_heads_may_see(queries):
+    q, k, v = (torch.randn(1, 4, 5, 8) for _ in range(3))
+    mask = torch.rand(1, 4, 5, 5) > 0.4
+    mask |= torch.eye(5, dtype=torch.bool)
+    x = AttentionInputs(q, k, v, scaling=0.3, mask=mask)
+    active = torch.zeros(1, 5, dtype=torch.bool)
+    active[:, queries] = True
+    seen = []
+
+    def look(rows, columns, active, visible):
+        seen.append(visible)
+        return rows
+
+    out = head_outputs(pattern_rows(x), x)
+    assert edit_patterns(x, out, [PatternEdit((1, 3), active, look)]) is out
+    assert torch.equal(seen[0], mask[:, [1, 3]][:, :, queries])
