@@ -1,12 +1,13 @@
-"""Follows a model's forward passes: which tokens are padding, what is cached, which queries choose an answer token."""
+"""Follows a model's forward passes: padding, what is cached, image tokens, which queries choose an answer token."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from headscope.hooks import Context
@@ -22,6 +23,7 @@ class Flow:
     def __init__(self, hf: nn.Module) -> None:
         self._signature = inspect.signature(hf.forward)
         self.takes = frozenset(self._signature.parameters)
+        self._image_tokens = image_tokens(getattr(hf, "config", None))
         self._mask: Tensor | None = None
         self._decoder_mask: Tensor | None = None
         self._past = 0
@@ -29,11 +31,45 @@ class Flow:
         self._length: Tensor | None = None
         self._known: dict[tuple, Context] = {}
         self._running = False
+        self._paused = False
+        self._image: Tensor | None = None
+
+    @property
+    def past(self) -> int:
+        """Tokens that the running pass finds in its cache."""
+        return self._past
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the pass that runs is none of those followed."""
+        return self._paused
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, passes of the model are not followed: one that runs in the middle of another."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def arguments(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a forward call by name."""
+        given = self._signature.bind_partial(*args, **kwargs).arguments
+        return {**given.pop("kwargs", {}), **given}
+
+    def image_columns(self, inputs: Mapping[str, Any]) -> Bool[Tensor, "batch column"] | None:
+        """Which tokens of a call's `input_ids` stand for a part of an image; None if the model or the call has none."""
+        ids = inputs.get("input_ids")
+        if ids is None or not self._image_tokens:
+            return None
+        return torch.isin(ids, torch.tensor(self._image_tokens, device=ids.device)).cpu()
 
     def before_forward(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Pre-hook of the whole model: notes mask and cache of the pass that begins."""
-        given = self._signature.bind_partial(*args, **kwargs).arguments
-        given = {**given.get("kwargs", {}), **given}
+        if self._paused:
+            return
+        given = self.arguments(args, kwargs)
         self._running = True
         cache = given.get("past_key_values")
         self._past = int(cache.get_seq_length()) if cache is not None else 0
@@ -42,15 +78,29 @@ class Flow:
         self._known.clear()
         if self._past == 0:
             self._length = None
+        self._image = self._image_so_far(self.image_columns(given), given.get("inputs_embeds"))
+
+    def _image_so_far(self, image: Tensor | None, embeds: Tensor | None) -> Tensor | None:
+        """Image tokens in the cache and in this pass; None if those of the cache are not known."""
+        if self._past == 0:
+            return image
+        if image is None and embeds is not None:  # what is added to a cache as embeddings is text
+            image = torch.zeros(embeds.shape[:2], dtype=torch.bool)
+        before = self._image
+        if image is None or before is None or before.shape != (len(image), self._past):
+            return None
+        return torch.cat([before, image], 1)
 
     def after_forward(self, *_: object) -> None:
         """Hook of the whole model: what was noted ends with the pass, also after an exception."""
+        if self._paused:
+            return
         self._running, self._past, self._mask, self._decoder_mask = False, 0, None, None
         self._known.clear()
 
     def before_encoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Pre-hook of an encoder, which `generate` calls by itself: notes its mask."""
-        if not self._running:
+        if not self._running and not self._paused:
             self._mask = _flat(kwargs.get("attention_mask"))
             self._known.clear()
 
@@ -89,14 +139,25 @@ class Flow:
                 length = self._length
             elif not past:
                 self._length = length
-        key_places = _places(self._mask, batch, keys) if stack == "cross" else _last(places, keys)
-        return Context(stack, 0, (), places[:, past:], decode, length, key_positions=key_places)
+        key_places = _places(self._mask, batch, keys) if stack == "cross" else _last(places, keys, -1)
+        place = Context(stack, 0, (), places[:, past:], decode, length, key_positions=key_places)
+        image = None if stack in _OWN_SEQUENCE else self._image
+        if image is None or image.shape != places.shape:
+            return place
+        end = torch.where(image, places + 1, 0).max(1).values
+        return replace(place, image=image[:, past:], image_keys=_last(image, keys, False), image_end=end)
 
 
-def _last(places: Tensor, keys: int) -> Tensor:
-    """Places of the keys a layer holds: the last ones (sliding window), or all and room for more (static cache)."""
-    room = keys - places.shape[1]
-    return places[:, -keys:] if room <= 0 else nn.functional.pad(places, (0, room), value=-1)
+def image_tokens(config: Any) -> tuple[int, ...]:
+    """Token ids that stand for a part of an image or video in a model's prompt; empty for a model without any."""
+    found = (getattr(config, name, None) for name in ("image_token_id", "video_token_id"))
+    return tuple(token for token in found if isinstance(token, int))
+
+
+def _last(columns: Tensor, keys: int, fill: int | bool) -> Tensor:
+    """Of the keys a layer holds: the last ones (sliding window), or all and room for more (static cache)."""
+    room = keys - columns.shape[1]
+    return columns[:, -keys:] if room <= 0 else nn.functional.pad(columns, (0, room), value=fill)
 
 
 def _flat(mask: Any) -> Tensor | None:

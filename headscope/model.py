@@ -17,12 +17,12 @@ from headscope.check import SelfCheck, check_model
 from headscope.encoding import Batch, encode, tokenizer_of, tokens_of
 from headscope.errors import UnsupportedModelError, UsageError
 from headscope.examples import example_inputs
-from headscope.flow import Flow
+from headscope.flow import Flow, image_tokens
 from headscope.generation import Generation, continued
 from headscope.heads import Head
-from headscope.hooks import Site, Where
+from headscope.hooks import Intervention, Reader, Site, Where
 from headscope.loading import load_pretrained
-from headscope.plan import Hook, installed
+from headscope.prompting import Hook, Operator, in_force
 from headscope.recording import Keep, MassReader, group_places
 from headscope.samples import Sample, Tokens, batches
 from headscope.sites import ROW_TOLERANCE, AttentionSite, discover
@@ -156,6 +156,11 @@ class HookedModel:
         return self.sites_of()[0].d_head
 
     @property
+    def d_model(self) -> int:
+        """Width of the residual stream of the main stack."""
+        return self.hf.config.get_text_config().hidden_size
+
+    @property
     def device(self) -> torch.device:
         """Where the first parameter lives."""
         return self.hf.device
@@ -182,13 +187,26 @@ class HookedModel:
         """Interventions in force inside the block, in order; an inner block's come after those of the outer.
 
         Every forward pass is hooked, direct calls of `model.hf(...)` and `model.hf.generate(...)` included. Raises
-        UsageError for heads, layers or stacks the model does not have.
+        UsageError for heads, layers or stacks the model does not have, and for what an operator cannot work on.
         """
-        for hook in interventions:
-            self._validate(hook)
         before = self._active
+        with self.unhooked():
+            prepared = tuple(self._prepared(hook) for hook in interventions)
         try:
-            self._install((*before, *interventions))
+            self._install((*before, *prepared))
+            yield self
+        finally:
+            self._install(before)
+
+    @contextmanager
+    def unhooked(self) -> Iterator["HookedModel"]:
+        """Inside the block the model runs without any intervention; those around it come back after."""
+        before = self._active
+        if not before:
+            yield self
+            return
+        try:
+            self._install(())
             yield self
         finally:
             self._install(before)
@@ -197,9 +215,18 @@ class HookedModel:
         self._installed.close()
         self._active = active
         if active:
-            self._installed.enter_context(installed(self.hf, self.sites, self.main_stack, active, self._flow))
+            self._installed.enter_context(in_force(self, active, self._flow))
 
-    def _validate(self, hook: Hook) -> None:
+    def _prepared(self, hook: Hook) -> Hook:
+        if isinstance(hook, Operator):
+            return hook.prepared(self)
+        self.validate(hook)
+        return hook
+
+    def validate(self, hook: Intervention | Reader) -> None:
+        """UsageError if the hook names heads, layers, a stack or a region that the model does not have."""
+        if hook.where.region is not None:
+            self.require_images(f"{type(hook).__name__} in region {hook.where.region!r}")
         sites = {site.layer: site for site in self.sites_of(hook.where.stack)}
         wrong = [head for head in hook.where.heads or () if not self._has(sites, head)]
         if wrong:
@@ -210,6 +237,19 @@ class HookedModel:
         missing = [layer for layer in hook.where.layers or () if layer not in sites]
         if missing:
             raise UsageError(f"layers {missing} asked for, but {self.name} has attention in layers {sorted(sites)}")
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether prompts of this model can hold image tokens."""
+        return bool(image_tokens(self.hf.config))
+
+    def require_images(self, asked: str) -> None:
+        """UsageError if the model takes no images; `asked` says what was wanted of it."""
+        if not self.sees_images:
+            raise UsageError(
+                f"{asked} needs a model with image tokens in its prompt, and {self.name} ({type(self.hf).__name__}) has "
+                "none; load a vision-language model, such as zoo:scenes"
+            )
 
     @staticmethod
     def _has(sites: Mapping[int, AttentionSite], head: Head) -> bool:

@@ -10,20 +10,32 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from headscope.backends.transformers import AttentionCall, route_attention
-from headscope.engine.edit import PatternEdit, edit_patterns
+from headscope.engine.edit import RowEdit, edit_rows
 from headscope.errors import UnsupportedModelError, UsageError
 from headscope.flow import Flow
-from headscope.hooks import HEAD_SITES, Context, Intervention, Reader
+from headscope.hooks import HEAD_SITES, ROW_SITES, Context, Intervention, Reader
 from headscope.sites import AttentionSite
 
 Hook = Intervention | Reader
 
 
 @contextmanager
+def followed(hf: PreTrainedModel, flow: Flow) -> Iterator[None]:
+    """Inside the block, `flow` follows every forward pass of the model."""
+    with ExitStack() as stack:
+        stack.callback(hf.register_forward_pre_hook(flow.before_forward, with_kwargs=True).remove)
+        stack.callback(hf.register_forward_hook(flow.after_forward, always_call=True).remove)
+        if hf.config.is_encoder_decoder:
+            encoder = hf.get_encoder()
+            stack.callback(encoder.register_forward_pre_hook(flow.before_encoder, with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
 def installed(
     hf: PreTrainedModel, sites: Sequence[AttentionSite], main_stack: str, hooks: Sequence[Hook], flow: Flow
 ) -> Iterator[None]:
-    """The hooks are in place inside the block, in order, and gone after it, whatever happened."""
+    """The hooks are in place inside the block, in order, and gone after it; `flow` must be following the model."""
     modules = dict(hf.named_modules())
     attention: dict[nn.Module, _Attention] = {}
     with ExitStack() as stack:
@@ -31,12 +43,13 @@ def installed(
             mine = [hook for hook in hooks if (hook.where.stack or main_stack) == site.stack and _heads(hook, site)]
             if not mine:
                 continue
-            by_site: dict[str, list[Intervention]] = defaultdict(list)
-            for hook in mine:
-                if isinstance(hook, Intervention):
-                    by_site[hook.site].append(hook)
+            edits = [hook for hook in mine if isinstance(hook, Intervention)]
             readers = [hook for hook in mine if isinstance(hook, Reader)]
-            attention_hooks = _Attention(site, readers, by_site.pop("pattern", []), flow)
+            attention_hooks = _Attention(site, readers, [hook for hook in edits if hook.site in ROW_SITES], flow)
+            by_site: dict[str, list[Intervention]] = defaultdict(list)
+            for hook in edits:
+                if hook.site not in ROW_SITES:
+                    by_site[hook.site].append(hook)
             if site.projection is None:
                 attention_hooks.z = by_site.pop("z", [])
             if attention_hooks.needed:
@@ -44,12 +57,6 @@ def installed(
             for where, interventions in by_site.items():
                 module, attach = _anchor(modules, site, where)
                 stack.callback(attach(module, partial(_edit_stream, site, interventions, flow)))
-        if attention or hooks:
-            stack.callback(hf.register_forward_pre_hook(flow.before_forward, with_kwargs=True).remove)
-            stack.callback(hf.register_forward_hook(flow.after_forward, always_call=True).remove)
-            if hf.config.is_encoder_decoder:
-                encoder = hf.get_encoder()
-                stack.callback(encoder.register_forward_pre_hook(flow.before_encoder, with_kwargs=True).remove)
         if attention:
             stack.enter_context(route_attention(attention))
         yield
@@ -60,15 +67,15 @@ def _heads(hook: Hook, site: AttentionSite) -> tuple[int, ...]:
 
 
 class _Attention:
-    """What is done at one attention layer: readers first, then pattern edits, then z where there is no W_O."""
+    """What is done at one attention layer: readers first, then edits of rows, then z where there is no W_O."""
 
-    def __init__(self, site: AttentionSite, readers: list[Reader], patterns: list[Intervention], flow: Flow) -> None:
-        self.site, self.readers, self.patterns, self.flow = site, readers, patterns, flow
+    def __init__(self, site: AttentionSite, readers: list[Reader], rows: list[Intervention], flow: Flow) -> None:
+        self.site, self.readers, self.rows, self.flow = site, readers, rows, flow
         self.z: list[Intervention] = []
 
     @property
     def needed(self) -> bool:
-        return bool(self.readers or self.patterns or self.z)
+        return bool(self.readers or self.rows or self.z)
 
     def __call__(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         out, weights = call.fused()
@@ -77,20 +84,20 @@ class _Attention:
         ctx = self.flow.context(self.site.stack, self.site.layer, tuple(range(x.n_heads)), shape)
         for reader in self.readers:
             reader.read(x, ctx)
-        if self.patterns:
-            out = edit_patterns(x, out, [_pattern_edit(hook, self.site, ctx, out.device) for hook in self.patterns])
+        if self.rows:
+            out = edit_rows(x, out, [_row_edit(hook, self.site, ctx, out.device) for hook in self.rows])
         for hook in self.z:
             out = _edited(hook, out, ctx, _heads(hook, self.site))
         return out, weights
 
 
-def _pattern_edit(hook: Intervention, site: AttentionSite, ctx: Context, device: torch.device) -> PatternEdit:
+def _row_edit(hook: Intervention, site: AttentionSite, ctx: Context, device: torch.device) -> RowEdit:
     heads = _heads(hook, site)
 
     def edit(rows: Tensor, columns: Tensor, active: Tensor, visible: Tensor) -> Tensor:
         return _checked(hook, rows, ctx.at(columns.cpu(), heads, active=active, visible=visible))
 
-    return PatternEdit(heads, hook.where.active(ctx).to(device), edit)
+    return RowEdit(heads, hook.where.active(ctx).to(device), edit, stage=hook.site)  # type: ignore[arg-type]
 
 
 def _edited(hook: Intervention, act: Tensor, ctx: Context, heads: Sequence[int] | None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from headscope.engine.inputs import AttentionInputs
 from headscope.engine.mass import group_mass
 from headscope.errors import UsageError
-from headscope.hooks import Context, Site, Where
+from headscope.hooks import ROW_SITES, Context, Site, Where
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Keep:
         return act
 
     def of_sample(self, index: int) -> Float[Tensor, "layer ..."]:
-        """What was kept of one sample: [layer query ...], for `pattern` [layer head query key]."""
+        """What was kept of one sample: [layer query ...], for rows [layer head query key]."""
         layers: dict[int, list[Tensor]] = {}
         for act, ctx in self.kept:
             asked = torch.ones_like(ctx.positions[index]).bool() if ctx.active is None else ctx.active[index].cpu()
-            by_row = self.site == "pattern"
+            by_row = self.site in ROW_SITES
             mine = _on_all_keys(act[index][:, asked], ctx, index).transpose(0, 1) if by_row else act[index][asked]
             layers.setdefault(ctx.layer, []).append(mine)
         joined = [torch.cat(layers[layer]) for layer in sorted(layers)]
@@ -43,7 +43,7 @@ class Keep:
                 "record them one at a time with where=Where(layers=(...,))"
             )
         stacked = torch.stack(joined)
-        return stacked.transpose(1, 2) if self.site == "pattern" else stacked
+        return stacked.transpose(1, 2) if self.site in ROW_SITES else stacked
 
 
 def _on_all_keys(rows: Tensor, ctx: Context, index: int) -> Tensor:

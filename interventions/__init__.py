@@ -2,5 +2,8 @@
 
 from interventions.ablate import Ablate
 from interventions.reference import HeadOutputs, head_outputs
+from interventions.scale import Scale
+from interventions.var import VAR
+from interventions.vhr import VHR
 
-__all__ = ["Ablate", "HeadOutputs", "head_outputs"]
+__all__ = ["VAR", "VHR", "Ablate", "HeadOutputs", "Scale", "head_outputs"]

@@ -1,37 +1,42 @@
 """Runs interventions over attention rows in blocks and puts the edited heads' outputs back.
 
 The layer's own kernel has already computed `out`. Rows are recomputed exactly for the heads and queries that somebody
-asked for, and `out` changes only where an intervention returned something new.
+asked for, and `out` changes only where an intervention returned something new. In a block, edits of the mask come first,
+then edits of the scores, then edits of the pattern; those of one kind in the order given.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headscope.engine.inputs import AttentionInputs
-from headscope.engine.rows import head_outputs, pattern_rows
+from headscope.engine.rows import head_outputs, of_heads, pattern_rows, score_rows, softmax_rows
 
 BLOCK_ELEMENTS = 2**24
 """Most pattern entries held at once, 64 MB in float32; a block is at least one row."""
 
+Stage = Literal["mask", "scores", "pattern"]
+
 
 @dataclass(frozen=True)
-class PatternEdit:
-    """One intervention at `pattern`: its heads, the queries it asked for, and the edit itself.
+class RowEdit:
+    """One intervention on rows: its heads, the queries it asked for, what of the rows it edits, and the edit itself.
 
-    `edit(rows, columns, active, visible)` gets rows [batch head row key] of exactly these heads.
+    `edit(rows, columns, active, visible)` gets rows [batch head row key] of exactly these heads: bool for `mask`.
     """
 
     heads: tuple[int, ...]
     active: Bool[Tensor, "batch query"]
     edit: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    stage: Stage = "pattern"
 
 
-def edit_patterns(
-    x: AttentionInputs, out: Float[Tensor, "batch query head d_v"], edits: Sequence[PatternEdit]
+def edit_rows(
+    x: AttentionInputs, out: Float[Tensor, "batch query head d_v"], edits: Sequence[RowEdit]
 ) -> Float[Tensor, "batch query head d_v"]:
     """`out` with the edits applied in order, each to what the one before it left; `out` itself if nothing changed."""
     heads = torch.tensor(sorted({head for edit in edits for head in edit.heads}), device=out.device)
@@ -42,8 +47,7 @@ def edit_patterns(
     rows_at_once = max(1, BLOCK_ELEMENTS // (out.shape[0] * len(heads) * x.n_keys))
     result = out
     for block in columns.split(rows_at_once):
-        rows = pattern_rows(x, None if everything else heads, block)
-        edited, touched = _run(rows, x.visible(block), edits, heads, block)
+        edited, touched = _edited(x, edits, heads, None if everything else heads, block)
         if touched.any():
             new = head_outputs(edited, x, None if everything else heads).to(out.dtype)
             old = out[:, block[:, None], heads]
@@ -53,15 +57,33 @@ def edit_patterns(
     return result
 
 
-def _run(
-    rows: Tensor, visible: Tensor, edits: Sequence[PatternEdit], heads: Tensor, block: Tensor
+def _edited(
+    x: AttentionInputs, edits: Sequence[RowEdit], heads: Tensor, chosen: Tensor | None, block: Tensor
 ) -> tuple[Tensor, Bool[Tensor, "batch row head"]]:
-    """The rows after all edits, and which (sample, row, head) were edited at all."""
-    touched = torch.zeros(rows.shape[0], len(block), len(heads), dtype=torch.bool, device=rows.device)
+    """Pattern rows of one block after all edits, and which (sample, row, head) were edited at all."""
+    by_stage = {stage: [edit for edit in edits if edit.stage == stage] for stage in ("mask", "scores", "pattern")}
+    visible = of_heads(x.visible(block), chosen)
+    touched = torch.zeros(visible.shape[0], len(block), len(heads), dtype=torch.bool, device=heads.device)
+    if not by_stage["mask"] and not by_stage["scores"]:
+        rows = pattern_rows(x, chosen, block)
+    else:
+        if by_stage["mask"]:
+            visible = visible.expand(-1, len(heads), -1, -1)
+            visible, touched = _run(visible, visible, by_stage["mask"], heads, block, touched)
+        scores, touched = _run(score_rows(x, chosen, block), visible, by_stage["scores"], heads, block, touched)
+        rows = softmax_rows(x, scores, visible, chosen)
+    return _run(rows, visible, by_stage["pattern"], heads, block, touched)
+
+
+def _run(
+    rows: Tensor, visible: Tensor, edits: Sequence[RowEdit], heads: Tensor, block: Tensor, touched: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The rows after edits of one kind, and `touched` with what they edited added."""
+    touched = touched.clone()
     for edit in edits:
         active = edit.active[:, block]
         if len(edit.heads) == len(heads) and active.all():  # the whole block is asked for: no copies
-            after = edit.edit(rows, block, active, visible if visible.shape[1] == 1 else visible[:, heads])
+            after = edit.edit(rows, block, active, visible)
             if after is not rows:
                 rows = after.to(rows.dtype)
                 touched[:] = True
@@ -71,7 +93,7 @@ def _run(
             continue
         which = torch.searchsorted(heads, torch.tensor(edit.heads, device=heads.device))
         before = rows[:, which[:, None], mine]
-        seen = visible[:, :, mine] if visible.shape[1] == 1 else visible[:, heads[which][:, None], mine]
+        seen = visible[:, :, mine] if visible.shape[1] == 1 else visible[:, which[:, None], mine]
         after = edit.edit(before, block[mine], active[:, mine], seen)
         if after is before:
             continue

@@ -5,7 +5,7 @@ of rows asked for, times the number of keys.
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headscope.engine.inputs import AttentionInputs
@@ -18,12 +18,45 @@ def pattern_rows(
 
     A row in which every key is masked is all zeros. With `sinks`, rows sum to less than one.
     """
-    scores = _scores(x, heads, rows)
-    visible = None if x.unmasked else _of_heads(x.visible(rows), heads)
+    visible = None if x.unmasked else of_heads(x.visible(rows), heads)
+    return softmax_rows(x, score_rows(x, heads, rows), visible, heads)
+
+
+def score_rows(
+    x: AttentionInputs, heads: Int[Tensor, " head"] | None = None, rows: Int[Tensor, " row"] | slice = slice(None)
+) -> Float[Tensor, "batch head row key"]:
+    """What the softmax is taken of, in float32 or wider: scaled, capped, with biases; finite for hidden keys too."""
+    wide = torch.promote_types(x.query.dtype, torch.float32)
+    query = x.query[:, :, rows].to(wide)
+    key = x.key.to(wide)
+    if heads is not None:
+        scores = query[:, heads] @ key[:, heads // x.group_size].transpose(2, 3)
+    else:  # heads of one group share their key matrix, so they are stacked as rows instead of repeating the keys
+        batch, n_heads, n_rows, width = query.shape
+        scores = query.reshape(batch, key.shape[1], -1, width) @ key.transpose(2, 3)
+        scores = scores.reshape(batch, n_heads, n_rows, -1)
+    scores = scores * x.scaling
+    if x.softcap is not None:
+        scores = x.softcap * torch.tanh(scores / x.softcap)
+    if x.bias is not None:
+        scores = scores + of_heads(x.bias[..., rows, : x.n_keys], heads)
+    if x.mask is not None and x.mask.dtype != torch.bool:  # a mask of numbers may also carry a bias
+        added = x.mask[..., rows, : x.n_keys].masked_fill(~x.visible(rows), 0.0)
+        scores = scores + of_heads(added, heads)
+    return scores
+
+
+def softmax_rows(
+    x: AttentionInputs,
+    scores: Float[Tensor, "batch head row key"],
+    visible: Bool[Tensor, "#batch #head row key"] | None,
+    heads: Int[Tensor, " head"] | None = None,
+) -> Float[Tensor, "batch head row key"]:
+    """Attention that scores give over the visible keys (None: all); zeros where no key is visible."""
     if visible is not None:
         scores = scores.masked_fill(~visible, -torch.inf)
     if x.sinks is not None:
-        sinks = _of_heads(x.sinks.view(1, -1, 1, 1), heads).to(scores.dtype)
+        sinks = of_heads(x.sinks.view(1, -1, 1, 1), heads).to(scores.dtype)
         scores = torch.cat([scores, sinks.expand(scores.shape[0], -1, scores.shape[2], 1)], -1)
     pattern = scores.softmax(-1)
     if visible is not None and not visible.any(-1).all():
@@ -43,26 +76,6 @@ def head_outputs(
     return out.reshape(batch, n_heads, n_rows, -1).transpose(1, 2)
 
 
-def _scores(x: AttentionInputs, heads: Tensor | None, rows: Tensor | slice) -> Float[Tensor, "batch head row key"]:
-    wide = torch.promote_types(x.query.dtype, torch.float32)
-    query = x.query[:, :, rows].to(wide)
-    key = x.key.to(wide)
-    if heads is not None:
-        scores = query[:, heads] @ key[:, heads // x.group_size].transpose(2, 3)
-    else:  # heads of one group share their key matrix, so they are stacked as rows instead of repeating the keys
-        batch, n_heads, n_rows, width = query.shape
-        scores = query.reshape(batch, key.shape[1], -1, width) @ key.transpose(2, 3)
-        scores = scores.reshape(batch, n_heads, n_rows, -1)
-    scores = scores * x.scaling
-    if x.softcap is not None:
-        scores = x.softcap * torch.tanh(scores / x.softcap)
-    if x.bias is not None:
-        scores = scores + _of_heads(x.bias[..., rows, : x.n_keys], heads)
-    if x.mask is not None and x.mask.dtype != torch.bool:
-        scores = scores + _of_heads(x.mask[..., rows, : x.n_keys], heads)
-    return scores
-
-
-def _of_heads(tensor: Tensor, heads: Tensor | None) -> Tensor:
+def of_heads(tensor: Tensor, heads: Tensor | None) -> Tensor:
     """The given heads of a tensor whose head axis may have length 1 for all."""
     return tensor if heads is None or tensor.shape[1] == 1 else tensor[:, heads]

@@ -60,7 +60,7 @@ def replace_edits(monkeypatch: pytest.MonkeyPatch, name: str, spoil) -> None:
 
 def test_pattern_edits_that_are_discarded_fail(monkeypatch):
     model = hooked("llama")
-    replace_edits(monkeypatch, "edit_patterns", lambda before, after: before)
+    replace_edits(monkeypatch, "edit_rows", lambda before, after: before)
     assert failed(model.check()) == {NOISE}
 
 
@@ -68,7 +68,7 @@ def test_pattern_edits_that_reach_one_stack_only_fail(monkeypatch):
     model = hooked("t5")
     decoder_queries = TINY["t5"].inputs()["decoder_input_ids"].shape[1]
     replace_edits(
-        monkeypatch, "edit_patterns", lambda before, after: after if before.shape[1] == decoder_queries else before
+        monkeypatch, "edit_rows", lambda before, after: after if before.shape[1] == decoder_queries else before
     )
     check = model.check()
     assert failed(check) == {NOISE}
@@ -83,7 +83,7 @@ def test_a_route_that_is_never_taken_fails(monkeypatch):
 
 def test_hooks_that_disturb_where_nothing_is_asked_fail(monkeypatch):
     model = hooked("llama")
-    replace_edits(monkeypatch, "edit_patterns", lambda before, after: after * 1.001)
+    replace_edits(monkeypatch, "edit_rows", lambda before, after: after * 1.001)
     assert failed(model.check()) >= {IDLE, NO_PATTERN}
 
 
@@ -95,7 +95,7 @@ def test_a_no_op_that_disturbs_fails(monkeypatch):
 
 def test_a_no_op_that_disturbs_the_pattern_fails(monkeypatch):
     model = hooked("llama")
-    replace_edits(monkeypatch, "edit_patterns", lambda before, after: after if after is before else after * 1.001)
+    replace_edits(monkeypatch, "edit_rows", lambda before, after: after if after is before else after * 1.001)
     assert failed(model.check()) == {NO_PATTERN, CACHED}
 
 
@@ -105,13 +105,13 @@ def test_edits_that_touch_padding_or_shift_places_fail(monkeypatch):
     def shifted(before: Tensor, after: Tensor) -> Tensor:
         return after if len(after) == 1 else after.roll(1, 1)
 
-    replace_edits(monkeypatch, "edit_patterns", shifted)
+    replace_edits(monkeypatch, "edit_rows", shifted)
     assert failed(model.check()) == {PADDED}
 
 
 def test_edits_that_go_wrong_with_a_cache_fail(monkeypatch):
     model = hooked("llama")
-    replace_edits(monkeypatch, "edit_patterns", lambda before, after: after if after.shape[1] > 1 else after * 1.01)
+    replace_edits(monkeypatch, "edit_rows", lambda before, after: after if after.shape[1] > 1 else after * 1.01)
     assert failed(model.check()) == {CACHED}
 
 

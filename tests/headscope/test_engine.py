@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from headscope.engine import edit as edit_module
 from headscope.engine import mass as mass_module
-from headscope.engine.edit import PatternEdit, edit_patterns
+from headscope.engine.edit import RowEdit, edit_rows
 from headscope.engine.inputs import AttentionInputs
 from headscope.engine.mass import group_mass
 from headscope.engine.rows import head_outputs, pattern_rows
@@ -224,7 +224,7 @@ def test_an_edit_touches_nothing_else_bit_for_bit(options):
     x, out = inputs(**options), noise(BATCH, QUERIES, HEADS, D_V)  # not what the rows give: nothing may be recomputed
     kept = out.clone()
     places = [(0, 3), (1, 3), (1, 5)]
-    edited = edit_patterns(x, out, [PatternEdit((1, 3), some(*places), double)])
+    edited = edit_rows(x, out, [RowEdit((1, 3), some(*places), double)])
     touched = torch.zeros_like(out, dtype=torch.bool)
     for sample, query in places:
         touched[sample, query, [1, 3]] = True
@@ -236,9 +236,9 @@ def test_an_edit_touches_nothing_else_bit_for_bit(options):
 
 def test_looking_returns_the_same_tensor():
     x, out = inputs(), noise(BATCH, QUERIES, HEADS, D_V)
-    assert edit_patterns(x, out, [PatternEdit((0, 1), EVERYWHERE, look)]) is out
-    assert edit_patterns(x, out, [PatternEdit((0, 1), some(), double)]) is out
-    assert edit_patterns(x, out, [PatternEdit((), EVERYWHERE, double)]) is out
+    assert edit_rows(x, out, [RowEdit((0, 1), EVERYWHERE, look)]) is out
+    assert edit_rows(x, out, [RowEdit((0, 1), some(), double)]) is out
+    assert edit_rows(x, out, [RowEdit((), EVERYWHERE, double)]) is out
 
 
 def test_each_edit_sees_its_own_heads_after_the_edits_before():
@@ -249,12 +249,12 @@ def test_each_edit_sees_its_own_heads_after_the_edits_before():
         return rows
 
     edits = [
-        PatternEdit((2, 3), EVERYWHERE, double),
-        PatternEdit((0, 2), some((0, 4), (1, 6)), keep),
-        PatternEdit((2,), some((0, 4)), lambda rows, *_: rows + 1),
-        PatternEdit((2, 3), some((0, 4)), keep),
+        RowEdit((2, 3), EVERYWHERE, double),
+        RowEdit((0, 2), some((0, 4), (1, 6)), keep),
+        RowEdit((2,), some((0, 4)), lambda rows, *_: rows + 1),
+        RowEdit((2, 3), some((0, 4)), keep),
     ]
-    edited = edit_patterns(x, out, edits)
+    edited = edit_rows(x, out, edits)
     (first, columns, active, visible), (last, *_) = seen
     plain = pattern_rows(x)
     assert columns.tolist() == [4, 6]
@@ -272,7 +272,7 @@ def test_each_edit_sees_its_own_heads_after_the_edits_before():
 
 def test_what_an_edit_does_to_queries_it_did_not_ask_for_is_dropped():
     x, out = inputs(), noise(BATCH, QUERIES, HEADS, D_V)
-    edited = edit_patterns(x, out, [PatternEdit((0,), some((0, 2)), lambda rows, *_: torch.zeros_like(rows))])
+    edited = edit_rows(x, out, [RowEdit((0,), some((0, 2)), lambda rows, *_: torch.zeros_like(rows))])
     assert not edited[0, 2, 0].any()
     assert torch.equal(edited[1], out[1])
 
@@ -288,13 +288,13 @@ def test_block_boundaries_change_nothing(options, rows_at_once, monkeypatch):
         return rows.square() * (1 + columns[:, None]) * visible
 
     edits = [
-        PatternEdit((0, 3), some((0, 0), (0, 4), (1, 5), (1, 6)), sharpen),
-        PatternEdit((1, 3), EVERYWHERE, double),
+        RowEdit((0, 3), some((0, 0), (0, 4), (1, 5), (1, 6)), sharpen),
+        RowEdit((1, 3), EVERYWHERE, double),
     ]
-    whole = edit_patterns(x, out, edits)
+    whole = edit_rows(x, out, edits)
     assert sizes == [4]
     monkeypatch.setattr(edit_module, "BLOCK_ELEMENTS", rows_at_once * BATCH * 3 * KEYS)
-    in_blocks = edit_patterns(x, out, edits)
+    in_blocks = edit_rows(x, out, edits)
     assert len(sizes) > 2
     assert sum(sizes) == 8
     assert gap(in_blocks, whole) < 1e-5
@@ -342,5 +342,5 @@ def test_an_edit_sees_what_its_own_heads_may_see(queries):
         return rows
 
     out = head_outputs(pattern_rows(x), x)
-    assert edit_patterns(x, out, [PatternEdit((1, 3), active, look)]) is out
+    assert edit_rows(x, out, [RowEdit((1, 3), active, look)]) is out
     assert torch.equal(seen[0], mask[:, [1, 3]][:, :, queries])
