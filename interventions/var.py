@@ -41,7 +41,8 @@ class VAR:
     `rho_nonsink`: least share of a query's image attention that lies on image tokens which are no sinks. `p_moved`: share
     of a sink's attention that is moved; by default 0.6 for the paper and 0.4 for the released code, whose p = 0.6 is the
     share kept. `dims` are the model's sink dimensions, found for it if not given; `tau` the threshold on them, by default
-    the paper's 20 at d_model = 4096 and in proportion to sqrt(d_model) elsewhere. `min_sinks` image sinks a layer needs.
+    the paper's 20 at d_model = 4096 and in proportion to sqrt(d_model) elsewhere. `donors="random"` is the control: as
+    many other tokens of the image, and of the text, give up attention in the sinks' place.
 
     Raises UsageError for shares outside 0..1 and for models without image tokens. Costs the rows of all heads behind the
     image in every layer but the first two.
@@ -54,10 +55,14 @@ class VAR:
     tau: float | None = None
     dims: tuple[int, ...] | None = None
     layers: tuple[int, ...] | None = None
+    donors: Literal["sinks", "random"] = "sinks"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.variant not in ("paper", "released"):
             raise UsageError(f"variant {self.variant!r} of VAR is not known; use 'paper' or 'released'")
+        if self.donors not in ("sinks", "random"):
+            raise UsageError(f"VAR's donors are {self.donors!r}; use 'sinks', or 'random' for the control")
         shares = {"rho_nonsink": self.rho_nonsink, "p_moved": self.moved, "min_image": self.min_image}
         for name, value in shares.items():
             if not 0 <= value <= 1:
@@ -78,12 +83,15 @@ class VAR:
         layers = (
             tuple(layer for layer in numbers if _FIRST_LAYER <= layer < last) if self.layers is None else self.layers
         )
-        return replace(
-            self,
-            layers=layers,
-            dims=sink_dimensions(model).dims if self.dims is None else self.dims,
-            tau=relative_threshold(model.d_model) if self.tau is None else self.tau,
-        )
+        if not layers:
+            raise UsageError(
+                f"VAR leaves the first two layers and the last alone, and {model.name} has no others; name some with layers="
+            )
+        tau = relative_threshold(model.d_model) if self.tau is None else self.tau
+        dims = sink_dimensions(model, tau=tau).dims if self.dims is None else self.dims
+        ready = replace(self, layers=layers, dims=dims, tau=tau)
+        model.validate(_Redistribute(ready, {}))
+        return ready
 
     def begin(self, prompt: Prompt) -> Sequence[Any]:
         """Looks for sinks while the prompt is read, and edits rows with what it has found."""
@@ -106,7 +114,9 @@ class _FindSinks:
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
         asked = (ctx.positions >= 0) & (ctx.positions < ctx.length.unsqueeze(1))
         if asked.any():
-            found = sink_tokens(act, self.var.dims, self.var.tau).cpu() & asked
+            found = sink_tokens(act, self.var.dims or (), self.var.tau).cpu() & asked
+            if self.var.donors == "random" and ctx.image is not None:
+                found = _as_many_others(found, asked, ctx.image, self.var.seed * 1_000_003 + ctx.layer)
             before = self.sinks.get(ctx.layer, torch.zeros(len(found), int(ctx.length.max()), dtype=torch.bool))
             sample, column = found.nonzero(as_tuple=True)
             after = before.clone()
@@ -137,6 +147,18 @@ class _Redistribute:
         sink = (sink & (sink & image).any(1, keepdim=True)).to(act.device)
         moved, edited = _move(act, sink, image.to(act.device), self.var)
         return torch.where(edited, moved, act) if edited.any() else act
+
+
+def _as_many_others(sink: Tensor, asked: Tensor, image: Tensor, seed: int) -> Tensor:
+    """For every sample as many image tokens, and as many text tokens, as are sinks, drawn from those that are none."""
+    drawn = torch.zeros_like(sink)
+    for sample in range(len(sink)):
+        generator = torch.Generator().manual_seed(seed)  # the same draw whatever the sample is batched with
+        for kind in (image[sample], ~image[sample]):
+            free = (asked[sample] & kind & ~sink[sample]).nonzero().flatten()
+            count = int((sink[sample] & kind).sum())
+            drawn[sample, free[torch.randperm(len(free), generator=generator)[:count]]] = True
+    return drawn
 
 
 def _move(act: Tensor, sink: Tensor, image: Tensor, var: VAR) -> tuple[Tensor, Tensor]:
