@@ -140,7 +140,7 @@ def compare(
     A condition without interventions is the baseline. With a `run`, each finished condition is kept there and not
     computed again. Costs one generation of all samples a condition.
     """
-    conditions = _as_conditions(conditions)
+    conditions = as_conditions(conditions)
     samples, room = asked_of(model, task, max_new_tokens)
     stop = stop_strings(task)
     tables = []
@@ -212,7 +212,8 @@ def language_loss(
     return pd.DataFrame(rows)
 
 
-def _as_conditions(conditions: Mapping[str, Sequence[Intervention]] | Sequence[Condition]) -> list[Condition]:
+def as_conditions(conditions: Mapping[str, Sequence[Intervention]] | Sequence[Condition]) -> list[Condition]:
+    """A list of conditions with names that differ and one baseline at most; UsageError otherwise."""
     if isinstance(conditions, Mapping):
         conditions = [Condition(name, tuple(edits)) for name, edits in conditions.items()]
     names = [condition.name for condition in conditions]

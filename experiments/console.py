@@ -89,6 +89,26 @@ def print_comparison(summary: pd.DataFrame, *, title: str) -> None:
     console.print(table)
 
 
+def print_metrics(families: pd.DataFrame, *, title: str) -> None:
+    """Conditions by metrics, each with its interval and, below, the paired difference from the baseline."""
+    metrics = list(dict.fromkeys(families["metric"]))
+    table = Table("condition", *metrics, title=escape(title), title_justify="left", show_lines=True)
+    colours = {"none": "", "treatment": "bold", "control": "dim"}
+    for name, part in families.groupby("condition", sort=False):
+        cells = [_metric_cell(row) for row in part.set_index("metric").loc[metrics].itertuples()]
+        table.add_row(escape(str(name)), *cells, style=colours[part["kind"].iloc[0]])
+    console.print(table)
+
+
+def _metric_cell(row: Any) -> str:
+    if pd.isna(row.value):
+        return "-"
+    lines = [rf"{row.value:.3f} \[{row.low:.3f}, {row.high:.3f}]"]
+    if not pd.isna(row.difference):
+        lines.append(rf"{row.difference:+.3f} \[{row.difference_low:+.3f}, {row.difference_high:+.3f}]")
+    return "\n".join(lines)
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
     """Plain rows under their keys."""
     if not rows:

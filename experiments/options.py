@@ -16,6 +16,13 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; finished parts are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 Limit = Annotated[int | None, typer.Option(help="Use only so many samples.", min=1)]
+With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with", help='Interventions in force together, such as "VAR(), VHR(alpha=2)"; give it again to compare.'
+    ),
+]
+BatchTokens = Annotated[int, typer.Option(help="Prompt tokens in a batch; less needs less memory.", min=1)]
 Shard = Annotated[str, typer.Option(help="i/n: do only the i-th of n parts (from 1), to split work over machines.")]
 TrustCode = Annotated[bool, typer.Option(help="Let code that comes with the model run. Read it first.")]
 AllowPickle = Annotated[bool, typer.Option(help="Load weights that are not safetensors; such files can run code.")]

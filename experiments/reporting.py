@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.console import head_table
+from experiments.judging import Judgement
 from head_analysis import Retrieval
 from headscope.check import SelfCheck
 from headscope.figures import (
@@ -59,6 +60,25 @@ def causal_sections(families: pd.DataFrame, text: str) -> list[Section]:
         ("Answers right, by condition", causal_bars(families, title="answers right")),
         ("The same as a table", families[columns + extra]),
     ]
+
+
+def judgement_sections(name: str, found: Judgement) -> list[Section]:
+    """One task's metrics by condition: a figure for each metric, then all numbers."""
+    families = found.families()
+    text = (
+        f"{families['n'].iloc[0]} answers about {families['images'].iloc[0]} images under every condition. Whiskers are "
+        "95 % bootstrap intervals over images, all questions of an image together and the same draws for all conditions; "
+        "those of random controls count draws as well. Read hallucination beside length, recall and the share of yes: "
+        "whoever says less makes up less."
+    )
+    sections: list[Section] = [(name, text)]
+    for metric, part in families.groupby("metric", sort=False):
+        bars = part.rename(columns={"value": "mean"}).dropna(subset=["mean", "low", "high"])
+        if len(bars):
+            sections.append((f"{name}: {metric}", causal_bars(bars, title=str(metric))))
+    columns = ["metric", "condition", "value", "low", "high", "difference", "difference_low", "difference_high", "p"]
+    extra = [column for column in ("lowest", "highest", "n", "images") if column in families]
+    return [*sections, (f"{name}: all numbers", families[columns + extra])]
 
 
 def check_section(check: SelfCheck) -> Section:

@@ -1,7 +1,12 @@
-"""How a task's answers are asked for and written down: room to answer, where an answer ends, a row for the table."""
+"""How a task's answers are asked for and written down: room to answer, where an answer ends, a row for the table.
 
-from collections.abc import Sequence
-from typing import Any
+Beyond `headscope.samples.Task` a task may have `sees_images` (true if its samples are written for the whole processor,
+not for its tokenizer), `answer_tokens` (the room an answer needs), `stop` (strings that end an answer) and `details`
+(what is noted beside the score).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from headscope.errors import UsageError
 from headscope.generation import Generation
@@ -9,17 +14,26 @@ from headscope.model import HookedModel
 from headscope.samples import Sample, Task
 
 
-def asked_of(model: HookedModel, task: Task, max_new_tokens: int | None = None) -> tuple[list[Sample], int]:
-    """A task's samples for a model, and the tokens to allow an answer: by default twice the longest target and some.
+@runtime_checkable
+class Detailed(Protocol):
+    """A task that notes more of an answer than its score."""
 
-    UsageError if the model came without a tokenizer, or a sample and its answer exceed the model's context.
+    def details(self, sample: Sample, answer: str) -> Mapping[str, Any]:
+        """Names and values that go into the table of answers, such as the counts that metrics are made of."""
+
+
+def asked_of(model: HookedModel, task: Task, max_new_tokens: int | None = None) -> tuple[list[Sample], int]:
+    """A task's samples for a model, and the tokens to allow an answer.
+
+    By default those are the task's `answer_tokens`, or twice the longest target and some. UsageError if the
+    model came without a tokenizer, or a sample and its answer exceed the model's context.
     """
     if model.tokenizer is None:
         raise UsageError(
             f"{model.name} came without a tokenizer, so it cannot be asked in words; save its tokenizer beside it"
         )
-    samples = list(task.samples(model.tokenizer))
-    room = max_new_tokens or _answer_room(samples, model.tokenizer)
+    samples = list(task.samples(model.processor if getattr(task, "sees_images", False) else model.tokenizer))
+    room = max_new_tokens or getattr(task, "answer_tokens", None) or _answer_room(samples, model.tokenizer)
     _check_context(model, samples, room)
     return samples, room
 
@@ -34,11 +48,12 @@ def stop_strings(task: Task) -> tuple[str, ...]:
 
 
 def answer_row(task: Task, answer: Generation) -> dict[str, Any]:
-    """What was asked of one sample, what was answered, and the task's score."""
+    """What was asked of one sample, the task's `details` of the answer if it has any, the answer and its score."""
     sample = answer.sample
     asked = {key: sample.meta[key] for key in ("length", "tokens", "depth", "repeat") if key in sample.meta}
+    noted = task.details(sample, answer.text) if isinstance(task, Detailed) else {}
     score = task.score(sample, answer.text)
-    return {**asked, "target": sample.target, "answer": answer.text, "score": score}
+    return {**asked, **noted, "target": sample.target, "answer": answer.text, "score": score}
 
 
 def _check_context(model: HookedModel, samples: Sequence[Sample], room: int) -> None:

@@ -32,7 +32,7 @@ def mean_interval(
     evidence of certainty. Memory is `resamples` times the size of the rest.
     """
     values = _numbers(samples)
-    _check_level(level)
+    check_level(level)
     binary = np.isin(values, (0, 1)).all(0)
     if binary.all():
         return _wilson(values, level)
@@ -63,7 +63,7 @@ def crossed_interval(
     two score 0. Scores that are all equal give low = high, which is no evidence of certainty.
     """
     values = _numbers(scores)
-    _check_level(level)
+    check_level(level)
     rng = np.random.default_rng(seed)
     draws, samples = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in values.shape)
     means = np.einsum("rd,ds,rs->r", draws, values, samples, optimize=True)
@@ -73,7 +73,7 @@ def crossed_interval(
 
 def proportion_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a proportion; it has width even at 0 of n and n of n."""
-    _check_level(level)
+    check_level(level)
     if n < 1 or not 0 <= successes <= n:
         raise UsageError(f"{successes} of {n} is not a proportion; give 0 <= successes <= n, with n at least 1")
     found = binomtest(successes, n).proportion_ci(level, method="wilson")
@@ -99,7 +99,7 @@ def paired_difference(
             f"a has {len(a)} samples and b has {len(b)}; a paired difference needs the same samples in both"
         )
     apart = _numbers(a) - _numbers(b)
-    _check_level(level)
+    check_level(level)
     low, high = _percentiles(bootstrap_means(apart, resamples=resamples, seed=seed), level)
     flipped = permutation_test(
         (apart,),
@@ -134,7 +134,8 @@ def _numbers(samples: Array) -> np.ndarray:
     return np.asarray(samples, dtype=float)
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
+    """UsageError unless the level lies between 0 and 1."""
     if not 0 < level < 1:
         raise UsageError(f"level is {level}; a confidence level lies between 0 and 1, such as 0.95")
 

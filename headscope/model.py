@@ -14,13 +14,14 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from headscope.check import SelfCheck, check_model
-from headscope.encoding import Batch, encode, tokenizer_of, tokens_of
+from headscope.encoding import Batch, encode, layout_of, tokenizer_of, tokens_of
 from headscope.errors import UnsupportedModelError, UsageError
 from headscope.examples import example_inputs
 from headscope.flow import Flow, image_tokens
 from headscope.generation import Generation, continued
 from headscope.heads import Head
 from headscope.hooks import Intervention, Reader, Site, Where
+from headscope.images.layout import ImageLayout
 from headscope.loading import load_pretrained
 from headscope.prompting import Hook, Operator, in_force
 from headscope.recording import Keep, MassReader, group_places
@@ -261,6 +262,11 @@ class HookedModel:
         """Token ids of a sample and the token spans of its marks."""
         return tokens_of(_as_sample(sample), self.processor)
 
+    def image_layout(self, sample: Sample) -> ImageLayout:
+        """Where a sample's image tokens stand and which pixels each shows; errors as for `images.image_layout`."""
+        self.require_images("an image layout")
+        return layout_of(sample, self.hf.config, self.processor)
+
     def encode(self, samples: Sequence[Sample | str]) -> Batch:
         """Padded inputs of several samples on the model's device."""
         return encode([_as_sample(sample) for sample in samples], self.processor, self.device)
@@ -395,6 +401,11 @@ class HookedModel:
         module = self.hf.get_submodule(site.projection)
         weight = module.weight if isinstance(module, Conv1D) else module.weight.T
         return weight.reshape(site.n_heads, site.d_head, -1)
+
+    def output_bias(self, layer: int, stack: str | None = None) -> Float[Tensor, " d_model"] | None:
+        """The bias of W_O in one layer, which is no head's; None without one."""
+        site = next(site for site in self.sites_of(stack) if site.layer == layer)
+        return None if site.projection is None else self.hf.get_submodule(site.projection).bias
 
     def check(self) -> SelfCheck:
         """Proves on this model that hooks see and change what they claim; see `headscope.check`."""

@@ -1,8 +1,29 @@
 """What a model is asked: samples with marked places, and how an answer is scored; one file each."""
 
 from headscope.scoring import contains, exact_match, rouge1_recall
+from tasks.annotated import AnnotatedImage, Thing
+from tasks.chair import CHAIR
+from tasks.coco import read_coco
 from tasks.facts import Fact, secret_facts
 from tasks.needle import Needle
+from tasks.pope import POPE
+from tasks.scenes import scene_captions, scene_colours, scene_pope
 from tasks.subset import Subset
 
-__all__ = ["Fact", "Needle", "Subset", "contains", "exact_match", "rouge1_recall", "secret_facts"]
+__all__ = [
+    "CHAIR",
+    "POPE",
+    "AnnotatedImage",
+    "Fact",
+    "Needle",
+    "Subset",
+    "Thing",
+    "contains",
+    "exact_match",
+    "read_coco",
+    "rouge1_recall",
+    "scene_captions",
+    "scene_colours",
+    "scene_pope",
+    "secret_facts",
+]

@@ -47,6 +47,11 @@ class Subset:
         return getattr(self.task, "seed", None)
 
     @property
+    def sees_images(self) -> bool:
+        """Whether the task's samples are written for the whole processor, not for its tokenizer."""
+        return getattr(self.task, "sees_images", False)
+
+    @property
     def stop(self) -> tuple[str, ...]:
         """Strings after which an answer is over: the task's own, or a new line."""
         return getattr(self.task, "stop", ("\n",))

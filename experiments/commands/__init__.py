@@ -2,7 +2,7 @@
 
 import typer
 
-from experiments.commands import claims, heads
+from experiments.commands import claims, evaluate, heads
 from experiments.commands.ablate import ablate
 from experiments.commands.demo import demo
 from experiments.commands.doctor import doctor
@@ -17,4 +17,5 @@ def add_to(app: typer.Typer) -> None:
     for command in (demo, doctor, ablate, generate, runs):
         app.command(command.__name__)(command)
     app.add_typer(heads.app, name="heads")
+    app.add_typer(evaluate.app, name="eval")
     app.add_typer(claims.app, name="claims")

@@ -23,7 +23,7 @@ _TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type
 
 
 def image_free(
-    hf: Any, inputs: Mapping[str, Tensor], image: Bool[Tensor, "sample column"], *, removal: Removal = "delete"
+    hf: Any, inputs: Mapping[str, Any], image: Bool[Tensor, "sample column"], *, removal: Removal = "delete"
 ) -> dict[str, Tensor]:
     """Inputs of one pass without the image, padded on the left; `image` says which columns are image tokens.
 
