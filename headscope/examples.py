@@ -8,7 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from headscope.encoding import encode
 from headscope.errors import UsageError
+from headscope.prompts import asked
+from headscope.samples import Sample
 
 TOKENS = 16
 
@@ -49,7 +52,6 @@ def _is_dual(hf: Any) -> bool:
 
 
 def _picture_and_words(hf: Any, processor: Any) -> Mapping[str, Tensor]:
-    token = getattr(processor, "image_token", None) or "<image>"
+    prompt, chat = asked(processor, "What is in the picture?")
     image = Image.effect_noise((96, 96), 64).convert("RGB")
-    inputs = processor(text=[f"{token} what is in the picture ?"], images=[[image]], return_tensors="pt")
-    return {name: value.to(hf.device) for name, value in inputs.items() if isinstance(value, Tensor)}
+    return encode([Sample(prompt, images=(image,), chat=chat)], processor, hf.device).inputs

@@ -7,6 +7,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from experiments.commands import demo_vision
 from experiments.commands.ablate import describe
 from experiments.commands.heads import keep_results
 from experiments.compare import Comparison, Condition, against_random, compare, language_loss
@@ -31,6 +32,8 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; it must not exist yet.")] = Path(
         "runs/demo"
     ),
+    vision: Annotated[bool, typer.Option("--vision", help="Show heads that see an image, on zoo:scenes.")] = False,
+    images: Annotated[int, typer.Option(help="With --vision: images to judge each condition on.", min=2)] = 150,
     draws: Annotated[int, typer.Option(help="Random controls of each kind.", min=1)] = 5,
     seed: Seed = 0,
     device: Device = None,
@@ -38,6 +41,8 @@ def demo(
     json: Json = False,
 ) -> None:
     """Find the retrieval heads of a small trained model, then show that it needs them and not others."""
+    if vision:
+        return _vision(out, images, draws, seed, device, resume=resume, json=json)
     scoring = Needle(lengths=(128, 256, 512), depths=5, repeats=4, seed=seed)
     testing = Needle(lengths=(256,), depths=5, repeats=8, seed=seed + 1)
     config = {"model": MODEL, "scoring": repr(scoring), "testing": repr(testing), "draws": draws, "device": device}
@@ -82,6 +87,13 @@ def demo(
     say("loss: mean next-token loss on text without facts or questions, in nats")
     say(f"report: {out / 'report.html'}")
     return None
+
+
+def _vision(out: Path, images: int, draws: int, seed: int, device: str | None, *, resume: bool, json: bool) -> None:
+    model = HookedModel.load(demo_vision.MODEL, device=device)
+    config = {"model": demo_vision.MODEL, "images": images, "draws": draws, "seed": seed, "device": device}
+    with Run.create(out, command="demo --vision", config=config, seeds=[seed, seed + 1], resume=resume) as run:
+        demo_vision.demo_vision(run, model, images=images, looked_at=60, draws=draws, seed=seed, json=json)
 
 
 def removable(scores: HeadScores, threshold: float) -> tuple[Head, ...]:

@@ -136,20 +136,32 @@ def chair(
     json: Json = False,
 ) -> None:
     """Captions, and the objects in them that are not in the image."""
-    task: JudgedTask
-    if annotations is None:
-        task = scene_captions(limit, seed=seed, violating=prior == "violating")
-    else:
-        table = coco_synonyms() if synonyms is None else read_synonyms(synonyms)
-        task = CHAIR(_annotated(annotations, images, captions, limit), table, prompt)
+    task = captions_task(annotations, images, captions, synonyms, prompt, limit, seed, prior)
     hooked = load_model(
         model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
     )
     conditions = conditions_of(hooked, operators or (), draws)
-    tasks = {"captions": task}
+    tasks: dict[str, JudgedTask] = {"captions": task}
     config = _config(model, tasks, operators, draws, dtype, max_new_tokens)
     with Run.create(out, command="eval chair", config=config, seeds=[seed], resume=resume) as run:
         _evaluate(run, hooked, tasks, conditions, frozen, max_new_tokens, batch_tokens, json=json)
+
+
+def captions_task(
+    annotations: Path | None,
+    images: Path | None,
+    captions: Path | None,
+    synonyms: Path | None,
+    prompt: str,
+    limit: int,
+    seed: int,
+    prior: str,
+) -> CHAIR:
+    """Captions of the user's annotated images, or of synthetic scenes where none are given."""
+    if annotations is None:
+        return scene_captions(limit, seed=seed, violating=prior == "violating")
+    table = coco_synonyms() if synonyms is None else read_synonyms(synonyms)
+    return CHAIR(_annotated(annotations, images, captions, limit), table, prompt)
 
 
 def conditions_of(model: HookedModel, texts: Sequence[str], draws: int) -> list[Condition]:

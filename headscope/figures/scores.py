@@ -11,14 +11,14 @@ from headscope.scores import HeadScores
 _NAMED = 5
 
 
-def head_map(scores: HeadScores, *, threshold: float = 0.1) -> go.Figure:
-    """Mean of every head, layer 0 at the bottom; a white dot marks those at or above the threshold.
+def head_map(scores: HeadScores, *, threshold: float | None = None) -> go.Figure:
+    """Mean of every head, layer 0 at the bottom; a white dot marks those at or above the threshold, if one is given.
 
     Hover shows the interval, n and how often the head is active. If some means are negative, colours diverge around 0.
     """
     values = scores.values.double().numpy()
     n_layers, n_heads = values.shape
-    marked = scores.above(threshold)
+    marked = () if threshold is None else scores.above(threshold)
     heat = go.Heatmap(
         z=values,
         text=_hover(scores),
@@ -36,7 +36,8 @@ def head_map(scores: HeadScores, *, threshold: float = 0.1) -> go.Figure:
         hoverinfo="skip",
         showlegend=False,
     )
-    about = f"{_about(scores)}; dots: {len(marked)} of {len(scores.heads)} heads at {threshold:g} or more"
+    dotted = "" if threshold is None else f"; dots: {len(marked)} of {len(scores.heads)} heads at {threshold:g} or more"
+    about = _about(scores) + dotted
     figure = lay_out([heat, dots], scores.metric, about, height=min(800, max(260, 110 + 17 * n_layers)))
     figure.update_xaxes(title="head", dtick=_step(n_heads), range=[-0.5, n_heads - 0.5])
     figure.update_yaxes(title="layer", dtick=_step(n_layers), range=[-0.5, n_layers - 0.5])

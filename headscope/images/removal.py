@@ -25,14 +25,15 @@ _TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type
 def image_free(
     hf: Any, inputs: Mapping[str, Any], image: Bool[Tensor, "sample column"], *, removal: Removal = "delete"
 ) -> dict[str, Tensor]:
-    """Inputs of one pass without the image, padded on the left; `image` says which columns are image tokens.
+    """Tensors for one pass without the image, padded on the left; `image` says which columns are image tokens.
 
     UsageError for a removal that is not known, and for a prompt that holds nothing but image tokens.
     """
     if removal not in get_args(Removal):
         raise UsageError(f"removal {removal!r} is not known; use one of {', '.join(get_args(Removal))}")
     if removal == "blank_image":
-        return {**inputs, **{name: _blank(value) for name, value in inputs.items() if name == "pixel_values"}}
+        given = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        return {**given, **{name: _blank(value) for name, value in given.items() if name == "pixel_values"}}
     tokens = token_inputs(inputs)
     image = image.to(tokens["input_ids"].device)
     keep = tokens["attention_mask"].bool() & ~image

@@ -16,11 +16,6 @@ from tests.tiny import BOS, EOS, FIRST_WORD, IMAGE, IMAGE_TOKEN, PAD, PATCH, VID
 UNKNOWN, NEWLINE, BEGIN, END = 3, 4, 7, 8
 TILES = 3  # rows and columns of tiles that the tokenizer has names for
 PINPOINTS = [[a * IMAGE, b * IMAGE] for a, b in [(1, 2), (2, 1), (2, 2), (1, 3), (3, 1)]]
-TEMPLATE = (
-    "<s>{% for message in messages %}{{ message['role'] }} {% for part in message['content'] %}"
-    "{{ IMAGE if part['type'] == 'image' else part['text'] }} {% endfor %}{% endfor %}"
-    "{% if add_generation_prompt %}assistant{% endif %}"
-)
 
 
 def word_tokenizer(image: str = "<image>", **more: str | int) -> PreTrainedTokenizerFast:
