@@ -7,12 +7,13 @@ prompts begin alike, that beginning is computed once for a set, not once for a p
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from experiments.units import Unit
 from headscope.engine.inputs import AttentionInputs
@@ -52,7 +53,7 @@ class Ablator:
         self, inputs: Mapping[str, Tensor], units: Sequence[Unit], *, wanted: int
     ) -> Iterator[tuple[Unit | None, Float[Tensor, "prompt wanted vocab"]]]:
         """Logits of the last `wanted` columns: first those of the whole model (None), then without each unit."""
-        prefix = shared_prefix(inputs, wanted, even=self._counts_columns)
+        prefix = shared_prefix(inputs, wanted, even=self._counts_columns) if self.resumable.only_attention else 0
         run = _Whole(self, inputs, wanted) if prefix == 0 else _Shared(self, inputs, wanted, prefix)
         yield None, run.clean.logits
         layers = sorted({unit.first for unit in units})
@@ -183,7 +184,8 @@ class _Shared:
         rows = len(self.clean.logits)
         parts = []
         for part in torch.arange(rows).split(max(1, ROW_TOKENS // self.tail["input_ids"].shape[1])):
-            cache = _joined(self.cache, beginnings, which.repeat_interleave(len(part)))
+            mine = which.repeat_interleave(len(part))
+            cache = _joined(self.cache, beginnings, mine, torch.zeros_like(mine))
             with self.ablator.model.hooks(*self.ablator.later(layer, units[0])):
                 logits = self.ablator.resumable.resumed(
                     layer,
@@ -202,7 +204,7 @@ class _Uniform:
     """z of every head, were its attention spread evenly over what each query may see."""
 
     outputs: dict[int, Tensor] = field(default_factory=dict)
-    where: Where = Where()
+    where: ClassVar[Where] = Where()
 
     def read(self, x: AttentionInputs, ctx: Context) -> None:
         """Called at every layer's attention."""
@@ -237,20 +239,26 @@ def _together(units: Sequence[Unit], layer: int, at_once: int) -> Iterator[list[
     yield from ([unit] for unit in units if unit not in plain)
 
 
+def _held(cache: DynamicCache, number: int) -> tuple[Tensor, Tensor] | None:
+    """Keys and values of one layer; None where the cache has none."""
+    layer = cache.layers[number] if number < len(cache.layers) else None
+    if not isinstance(layer, DynamicLayer) or not layer.is_initialized or layer.keys is None or layer.values is None:
+        return None
+    return layer.keys, layer.values
+
+
 def _rows_of(cache: DynamicCache, rows: Tensor) -> DynamicCache:
     """A new cache with these rows of another."""
-    found = DynamicCache()
-    for number, layer in enumerate(cache.layers):
-        if layer.is_initialized:
-            found.update(layer.keys[rows], layer.values[rows], number)
-    return found
+    return _joined(cache, DynamicCache(), rows, rows)
 
 
-def _joined(clean: DynamicCache, above: DynamicCache, which: Tensor) -> DynamicCache:
+def _joined(clean: DynamicCache, above: DynamicCache, which: Tensor, rows: Tensor) -> DynamicCache:
     """For every row the clean keys and values of the layers that an edit left alone, and its own unit's above."""
     found = DynamicCache()
-    for number, layer in enumerate(clean.layers):
-        changed = number < len(above.layers) and above.layers[number].is_initialized
-        source, rows = (above.layers[number], which) if changed else (layer, torch.zeros_like(which))
-        found.update(source.keys[rows], source.values[rows], number)
+    for number in range(len(clean.layers)):
+        changed, same = _held(above, number), _held(clean, number)
+        if changed is not None:
+            found.update(changed[0][which], changed[1][which], number)
+        elif same is not None:
+            found.update(same[0][rows], same[1][rows], number)
     return found

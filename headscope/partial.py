@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -61,6 +61,11 @@ class Resumable:
         self._last = max(self._blocks)
         self._narrow = self.sites.get(self._last) is not None and self.sites[self._last].mid is not None
         self._prove()
+
+    @property
+    def only_attention(self) -> bool:
+        """Whether every layer has attention, so that keys and values are all that a cache holds."""
+        return len(self.sites) == len(self._blocks)
 
     @torch.no_grad()
     def clean(self, inputs: Mapping[str, Tensor], *, wanted: int, cache: DynamicCache | None = None) -> CleanPass:
@@ -161,8 +166,8 @@ class Resumable:
             error = ((without - hooked).abs().max() / spread).item()
             if not error <= tolerance:
                 raise UnsupportedModelError(
-                    f"{self.model.name}: a pass taken up at layer {layer} gives logits that differ by {error:.1e} of their "
-                    "spread from those under a hook, so passes cannot be shared; ablate with hooks instead"
+                    f"{self.model.name}: a pass taken up at layer {layer} gives logits that differ by {error:.1e} of "
+                    "their spread from those under a hook, so passes cannot be shared; ablate with hooks instead"
                 )
 
 
@@ -172,8 +177,8 @@ class _KeepZ:
 
     seen: dict[int, Tensor] = field(default_factory=dict)
     contexts: dict[int, Context] = field(default_factory=dict)
-    site: Site = "z"
-    where: Where = Where()
+    site: ClassVar[Site] = "z"
+    where: ClassVar[Where] = Where()
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
         self.seen[ctx.layer], self.contexts[ctx.layer] = act, ctx
@@ -209,14 +214,14 @@ def _keep(outputs: dict[int, Tensor], layer: int, module: nn.Module, args: tuple
 def _answering(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """The module runs `forward` instead of its own inside the block."""
     before = module.__dict__.get("forward")
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
         if before is None:
             del module.forward
         else:
-            module.forward = before  # type: ignore[method-assign]
+            module.forward = before
 
 
 def _input(args: tuple, kwargs: Mapping[str, Any]) -> Tensor:

@@ -264,6 +264,15 @@ _VLMS = [
         image_token_index=IMAGE_TOKEN,
     ),
     _vlm(
+        "llava_next",
+        # as llava_onevision
+        partial(_one_image, 36 + 6 * 7, tiles=(1, 2), image_sizes=torch.tensor([[IMAGE, IMAGE]])),
+        text_config=_LLAMA,
+        vision_config=_VISION | {"model_type": "clip_vision_model", "projection_dim": 32},
+        image_token_index=IMAGE_TOKEN,
+        image_grid_pinpoints=[[IMAGE, IMAGE], [IMAGE, 2 * IMAGE]],
+    ),
+    _vlm(
         "llava_onevision",
         # 36 tokens for the whole image, then 6 rows of 6 with a newline each for its only tile
         partial(_one_image, 36 + 6 * 7, tiles=(1, 2), image_sizes=torch.tensor([[IMAGE, IMAGE]])),

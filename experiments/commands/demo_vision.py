@@ -72,8 +72,8 @@ def demo_vision(
 def _judged_sections(judged: Mapping[str, Judgement]) -> list[tuple[str, object]]:
     text = (
         "VHR multiplies by 2 the heads that react most to the image, chosen anew for every prompt. VAR moves attention "
-        "from sinks to the rest of the image. Beside each stand random counterparts: as many heads of the same layers, as many "
-        "other tokens as donors. An operator is worth something only where it does better than these."
+        "from sinks to the rest of the image. Beside each stand random counterparts: as many heads of the same layers, "
+        "as many other tokens as donors. An operator is worth something only where it does better than these."
     )
     parts = [section for name, one in judged.items() for section in judgement_sections(name, one)]
     return [("What helps against made-up objects?", text), *parts]
