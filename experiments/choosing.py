@@ -1,6 +1,7 @@
 """Choices under conditions: what a model gives each option in one pass of the prompts, and which it so chooses."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -32,7 +33,7 @@ def choice_scores(model: HookedModel, task: ChoiceTask, *, batch_tokens: int = 8
         )
     if model.hf.config.is_encoder_decoder:
         raise UsageError(f"{model.name} has an encoder and a decoder; choices are read behind prompts of decoders only")
-    samples = list(task.samples(model.tokenizer))
+    samples = list(task.samples(model.processor if getattr(task, "sees_images", False) else model.tokenizer))
     if task.rule == "last_token":
         return _rows(samples, *_next_token(model, samples, batch_tokens))
     return _rows(samples, _likelihoods(model, samples, batch_tokens, mean=task.rule == "mean_likelihood"), None)
@@ -135,4 +136,4 @@ def _option_tokens(model: HookedModel, sample: Sample) -> list[tuple[int, ...]]:
 def _followed(sample: Sample, option: str) -> Sample:
     """The prompt with an option behind it, and a blank between where a chat or the prompt's end does not part them."""
     blank = "" if sample.chat or sample.prompt[-1:].isspace() else " "
-    return Sample(sample.prompt + blank + option, chat=sample.chat)
+    return replace(sample, prompt=sample.prompt + blank + option, marks={})

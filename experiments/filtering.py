@@ -167,7 +167,7 @@ def _items(model: HookedModel, tasks: Mapping[str, ChoiceTask]) -> list[object]:
     return [
         [name, task.rule, item_rows(samples), [list(sample.meta["options"]) for sample in samples]]
         for name, task in tasks.items()
-        for samples in [list(task.samples(model.tokenizer))]
+        for samples in [task.samples(model.processor if getattr(task, "sees_images", False) else model.tokenizer)]
     ]
 
 

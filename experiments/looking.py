@@ -12,10 +12,10 @@ from head_analysis.image_rows import image_rows
 from head_analysis.localisation import Localisation, measure_localisation
 from head_analysis.object_vhd import kinds_of, token_table
 from head_analysis.object_words import ObjectWord, object_words, word_steps
-from head_analysis.separation import Separation, separation
+from head_analysis.separation import Separation, measure_separation
 from head_analysis.sink_marks import SinkMarks
 from head_analysis.sink_reading import sink_report
-from head_analysis.sink_report import SinkReport
+from head_analysis.sink_summary import SinkReport
 from head_analysis.vhd import VHD, measure_vhd
 from headscope.figures import head_map, overlay_grid, token_map
 from headscope.model import HookedModel
@@ -77,7 +77,7 @@ class Looking:
         table, found = self.tokens, {}
         for name, (positive, negative) in _KINDS.items():
             if table["kind"].isin(positive).any() and (table["kind"] == negative).any():
-                found[name] = separation(table, positive, negative)
+                found[name] = measure_separation(table, positive, negative)
         return found
 
 

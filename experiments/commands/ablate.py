@@ -13,7 +13,6 @@ from experiments.options import (
     Json,
     Limit,
     Model,
-    Out,
     Resume,
     Seed,
     load_model,
@@ -33,9 +32,17 @@ from interventions import HeadOutputs, head_outputs
 from interventions.ablate import Mode
 from tasks import Needle, Subset
 
+app = typer.Typer(
+    help="Remove heads and random others in turn, and compare the answers; or sweep over every head (`ablate sweep`)."
+)
 
+
+@app.callback(invoke_without_command=True)
 def ablate(
-    out: Out,
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the results; it must not exist yet.")
+    ] = None,
     model: Model = "zoo:needle",
     heads: Annotated[str, typer.Option(help="Heads to remove, such as L2H5,L3H0.")] = "",
     top: Annotated[int | None, typer.Option(help="Remove the k best heads of a run (--from).", min=1)] = None,
@@ -56,7 +63,11 @@ def ablate(
     resume: Resume = False,
     json: Json = False,
 ) -> None:
-    """Remove heads and random others in turn, and compare the answers on the same prompts."""
+    """Remove heads and random others in turn, and compare the answers on the same prompts; or `sweep` over all heads."""
+    if context.invoked_subcommand is not None:
+        return None
+    if out is None:
+        raise UsageError("--out is missing: give the folder of a new run for the results")
     if bool(heads) == (top is not None) or (top is not None and from_run is None):
         raise UsageError("say which heads to remove: either --heads L2H5,L3H0, or --top k with --from RUN")
     hooked = load_model(model, device=device, dtype=dtype)
