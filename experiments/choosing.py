@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from experiments.compare import Comparison, Condition, as_conditions
 from headscope.errors import UsageError
-from headscope.hooks import Intervention
 from headscope.model import HookedModel
+from headscope.prompting import Hook
 from headscope.runs import Run
 from headscope.samples import Sample, batches
 from tasks.choices import ChoiceTask
@@ -42,7 +42,7 @@ def choice_scores(model: HookedModel, task: ChoiceTask, *, batch_tokens: int = 8
 def compare_choices(
     model: HookedModel,
     task: ChoiceTask,
-    conditions: Mapping[str, Sequence[Intervention]] | Sequence[Condition],
+    conditions: Mapping[str, Sequence[Hook]] | Sequence[Condition],
     *,
     batch_tokens: int = 8192,
     run: Run | None = None,

@@ -20,8 +20,9 @@ from headscope.draws import Match, draw_heads
 from headscope.errors import UsageError
 from headscope.evidence import crossed_interval, false_discovery, mean_interval, paired_difference
 from headscope.heads import Head
-from headscope.hooks import Intervention, Phase
+from headscope.hooks import Phase
 from headscope.model import HookedModel
+from headscope.prompting import Hook
 from headscope.runs import Run
 from headscope.samples import Task
 from interventions import Ablate, HeadOutputs
@@ -38,7 +39,7 @@ class Condition:
     """
 
     name: str
-    interventions: tuple[Intervention, ...] = ()
+    interventions: tuple[Hook, ...] = ()
     kind: Kind = "treatment"
     family: str = ""
 
@@ -128,7 +129,7 @@ class Comparison:
 def compare(
     model: HookedModel,
     task: Task,
-    conditions: Mapping[str, Sequence[Intervention]] | Sequence[Condition],
+    conditions: Mapping[str, Sequence[Hook]] | Sequence[Condition],
     *,
     max_new_tokens: int | None = None,
     batch_tokens: int = 8192,
@@ -175,7 +176,7 @@ def against_random(
     """
     heads = tuple(heads)
 
-    def without(chosen: Sequence[Head], seed: int = 0) -> tuple[Intervention, ...]:
+    def without(chosen: Sequence[Head], seed: int = 0) -> tuple[Hook, ...]:
         return (Ablate(chosen, mode, phase=phase, reference=reference, seed=seed),)
 
     with model.hooks(*without(heads)):
@@ -212,7 +213,7 @@ def language_loss(
     return pd.DataFrame(rows)
 
 
-def as_conditions(conditions: Mapping[str, Sequence[Intervention]] | Sequence[Condition]) -> list[Condition]:
+def as_conditions(conditions: Mapping[str, Sequence[Hook]] | Sequence[Condition]) -> list[Condition]:
     """A list of conditions with names that differ and one baseline at most; UsageError otherwise."""
     if isinstance(conditions, Mapping):
         conditions = [Condition(name, tuple(edits)) for name, edits in conditions.items()]

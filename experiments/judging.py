@@ -18,8 +18,8 @@ from headscope.answers import answer_row, asked_of, stop_strings
 from headscope.clusters import ClusterBootstrap, Metric, cluster_sums
 from headscope.errors import UsageError
 from headscope.evidence import false_discovery
-from headscope.hooks import Intervention
 from headscope.model import HookedModel
+from headscope.prompting import Hook
 from headscope.runs import Run
 from headscope.samples import Sample, Task
 from tasks.manifest import digest, item_rows
@@ -139,7 +139,7 @@ class Judgement:
 def judge(
     model: HookedModel,
     task: JudgedTask,
-    conditions: Mapping[str, Sequence[Intervention]] | Sequence[Condition],
+    conditions: Mapping[str, Sequence[Hook]] | Sequence[Condition],
     *,
     name: str = "",
     max_new_tokens: int | None = None,

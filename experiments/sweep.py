@@ -6,7 +6,7 @@ answer needs, if more of the metric is better. All values are exact; what makes 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -70,6 +70,7 @@ class Sweep:
         return table.sort_values("effect", key=lambda effects: -effects.abs(), kind="stable").reset_index(drop=True)
 
 
+@runtime_checkable
 class Runner(Protocol):
     """What gives the logits of a batch without each unit."""
 

@@ -1,6 +1,49 @@
 """Scores of attention heads: a model and a task in, `HeadScores` out."""
 
+from head_analysis.concentration import gini, head_gini, top_share
+from head_analysis.image_attention import ImageAttention, image_centric, measure_image_attention
+from head_analysis.localisation import measure_localisation
+from head_analysis.located import Localisation
+from head_analysis.object_vhd import token_table
+from head_analysis.object_words import ObjectWord, object_words, step_kinds
 from head_analysis.retrieval import Retrieval, copy_hits, copy_score, measure_retrieval, retrieval_scores
 from head_analysis.score_files import read_score_file
+from head_analysis.separation import Separation, measure_separation
+from head_analysis.sink_reading import sink_report
+from head_analysis.sink_summary import SinkReport
+from head_analysis.sinks import SinkDimensions, sink_dimensions, sink_tokens
+from head_analysis.vhd import VHD, measure_vhd, token_vhd, vhd_of_answers
+from head_analysis.vision import divergence
 
-__all__ = ["Retrieval", "copy_hits", "copy_score", "measure_retrieval", "read_score_file", "retrieval_scores"]
+__all__ = [
+    "VHD",
+    "ImageAttention",
+    "Localisation",
+    "ObjectWord",
+    "Retrieval",
+    "Separation",
+    "SinkDimensions",
+    "SinkReport",
+    "copy_hits",
+    "copy_score",
+    "divergence",
+    "gini",
+    "head_gini",
+    "image_centric",
+    "measure_image_attention",
+    "measure_localisation",
+    "measure_retrieval",
+    "measure_separation",
+    "measure_vhd",
+    "object_words",
+    "read_score_file",
+    "retrieval_scores",
+    "sink_dimensions",
+    "sink_report",
+    "sink_tokens",
+    "step_kinds",
+    "token_table",
+    "token_vhd",
+    "top_share",
+    "vhd_of_answers",
+]

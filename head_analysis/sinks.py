@@ -7,8 +7,9 @@ that dimension d holds, so tau = 20 asks for 9.8 % of it; that share, not 20, is
 
 The paper lists the dimensions of a few models. Here they are found: those that hold that share of the first token's state
 in the middle layers (its median over the second and third quarter of the model). Under causal attention the first token
-sees only itself, so one token tells. In a narrow model ordinary dimensions can come near the threshold by chance:
-`SinkDimensions.strength` shows by how much they stand out.
+sees only itself, so one token tells. In a narrow model the threshold is low (2.5 at width 64, 3.5 at 128), and ordinary
+dimensions can reach it: `SinkDimensions.strength` shows by how much they stand out, `chance` how likely that is without
+any sink.
 """
 
 import math
@@ -50,6 +51,15 @@ class SinkDimensions:
     def found(self) -> bool:
         """Whether any dimension stands out; without one, no token of the model counts as a sink."""
         return bool(self.dims)
+
+    @property
+    def chance(self) -> float:
+        """Probability that some dimension reaches the largest strength in a state of normal numbers of one spread.
+
+        In narrow models the threshold alone is weak evidence: where this is not far below 0.01, no dimension stands out.
+        """
+        alone = math.erfc(float(self.strength.max()) / math.sqrt(2))
+        return -math.expm1(len(self.strength) * math.log1p(-alone)) if alone < 1 else 1.0
 
     def __str__(self) -> str:
         best = int(self.strength.argmax())

@@ -1,9 +1,36 @@
 """Edits of attention heads: frozen values to be put into `model.hooks(...)`, alone or one after another."""
 
 from interventions.ablate import Ablate
+from interventions.act import ACT
+from interventions.boost import ImageBoost
+from interventions.imbalance import ImbalanceFix
+from interventions.knockout import KnockOut
+from interventions.mutual import MutualMask
+from interventions.named import parse_interventions
+from interventions.patch import Patch
+from interventions.recycled import RecycledAttention
 from interventions.reference import HeadOutputs, head_outputs
 from interventions.scale import Scale
+from interventions.topk import TopKeys
 from interventions.var import VAR
 from interventions.vhr import VHR
+from interventions.windows import SinkWindow
 
-__all__ = ["VAR", "VHR", "Ablate", "HeadOutputs", "Scale", "head_outputs"]
+__all__ = [
+    "ACT",
+    "VAR",
+    "VHR",
+    "Ablate",
+    "HeadOutputs",
+    "ImageBoost",
+    "ImbalanceFix",
+    "KnockOut",
+    "MutualMask",
+    "Patch",
+    "RecycledAttention",
+    "Scale",
+    "SinkWindow",
+    "TopKeys",
+    "head_outputs",
+    "parse_interventions",
+]

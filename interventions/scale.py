@@ -21,12 +21,12 @@ class Scale:
     def __init__(
         self,
         heads: "str | Iterable[Head | str | tuple[int, int]]",
-        factor: float,
+        factor: float | int,
         *,
         phase: Phase | None = None,
         stack: str | None = None,
     ) -> None:
-        values = (parse_heads(heads), factor, phase, stack)
+        values = (parse_heads(heads), float(factor), phase, stack)
         for name, value in zip(self.__dataclass_fields__, values, strict=True):
             object.__setattr__(self, name, value)
         _ = self.where  # refuses a phase that is not known

@@ -2,18 +2,19 @@
 
 A sink is a token whose residual state, at the input of a layer, is large in the model's sink dimensions
 (`head_analysis.sinks`). A head is image-centric at a query if it gives the image at least `min_image` of its attention,
-and not too much of that to sinks; there, a share of what all sinks receive (text ones included) goes to the image tokens
-that are no sinks, in proportion to what they have. Rows still sum to one, and text tokens that are no sinks keep theirs.
+and not too much of that to sinks; there, a share of what all sinks receive (text ones included) goes to the image
+tokens that are no sinks, in proportion to what they have. Rows still sum to one, and text tokens that are no sinks keep
+theirs.
 
 Queries: text behind the image, in prefill and decode. Sinks are looked for in the prompt only, so no generated token is
 one. Layers 0 and 1 are left alone, and so is a layer in which no image token is a sink.
 
 The released code differs from the paper, and both can be had by name. The paper's rho is the least share of the image
-attention that must not be on sinks, its p the share of a sink's attention that is taken away, and the last layer is left
-alone. In the code rho is the largest share that may be on sinks, p the share that a sink keeps, and the last layer is
-edited too, since the switch for it is set on the wrong class. Here both numbers are named for what they mean. The code
-also keeps the first sample's sinks for all later samples, and from the second sample on edits the image's own queries;
-that is an accident of its state and is not offered.
+attention that must not be on sinks, its p the share of a sink's attention that is taken away, and the last layer is
+left alone. In the code rho is the largest share that may be on sinks, p the share that a sink keeps, and the last layer
+is edited too, since the switch for it is set on the wrong class. Here both numbers are named for what they mean. The
+code also keeps the first sample's sinks for all later samples, and from the second sample on edits the image's own
+queries; that is an accident of its state and is not offered.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from headscope.errors import UsageError
 from headscope.hooks import Context, Site, Where
 from headscope.model import HookedModel
 from headscope.prompting import Prompt
+from interventions.places import at_keys, image_keys
 
 Variant = Literal["paper", "released"]
 _FIRST_LAYER = 2
@@ -38,21 +40,21 @@ _FIRST_LAYER = 2
 class VAR:
     """Moves attention from sinks to the image.
 
-    `rho_nonsink`: least share of a query's image attention that lies on image tokens which are no sinks. `p_moved`: share
-    of a sink's attention that is moved; by default 0.6 for the paper and 0.4 for the released code, whose p = 0.6 is the
-    share kept. `dims` are the model's sink dimensions, found for it if not given; `tau` the threshold on them, by default
-    the paper's 20 at d_model = 4096 and in proportion to sqrt(d_model) elsewhere. `donors="random"` is the control: as
-    many other tokens of the image, and of the text, give up attention in the sinks' place.
+    `rho_nonsink`: least share of a query's image attention that lies on image tokens which are no sinks. `p_moved`:
+    share of a sink's attention that is moved; by default 0.6 for the paper and 0.4 for the released code, whose p = 0.6
+    is the share kept. `dims` are the model's sink dimensions, found for it if not given; `tau` the threshold on them,
+    by default the paper's 20 at d_model = 4096 and in proportion to sqrt(d_model) elsewhere. `donors="random"` is the
+    control: as many other tokens of the image, and of the text, give up attention in the sinks' place.
 
-    Raises UsageError for shares outside 0..1 and for models without image tokens. Costs the rows of all heads behind the
-    image in every layer but the first two.
+    Raises UsageError for shares outside 0..1 and for models without image tokens. Costs the rows of all heads behind
+    the image in every layer but the first two.
     """
 
     variant: Variant = "paper"
-    rho_nonsink: float = 0.5
-    p_moved: float | None = None
-    min_image: float = 0.2
-    tau: float | None = None
+    rho_nonsink: float | int = 0.5
+    p_moved: float | int | None = None
+    min_image: float | int = 0.2
+    tau: float | int | None = None
     dims: tuple[int, ...] | None = None
     layers: tuple[int, ...] | None = None
     donors: Literal["sinks", "random"] = "sinks"
@@ -72,7 +74,7 @@ class VAR:
     def moved(self) -> float:
         """Share of a sink's attention that is moved."""
         if self.p_moved is not None:
-            return self.p_moved
+            return float(self.p_moved)
         return 0.6 if self.variant == "paper" else 0.4
 
     def prepared(self, model: HookedModel) -> "VAR":
@@ -85,7 +87,8 @@ class VAR:
         )
         if not layers:
             raise UsageError(
-                f"VAR leaves the first two layers and the last alone, and {model.name} has no others; name some with layers="
+                f"VAR leaves the first two layers and the last alone, and {model.name} has no others; name some with "
+                "layers="
             )
         tau = relative_threshold(model.d_model) if self.tau is None else self.tau
         dims = sink_dimensions(model, tau=tau).dims if self.dims is None else self.dims
@@ -136,11 +139,7 @@ class _Redistribute:
         return Where(layers=self.var.layers, region="after_image")
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
-        image, places = ctx.image_keys, ctx.key_positions
-        assert image is not None  # the region is known, or `where` would have refused
-        known = self.sinks[ctx.layer]
-        inside = (places >= 0) & (places < known.shape[1])
-        sink = known.gather(1, places.clamp(0, known.shape[1] - 1)) & inside
+        image, sink = image_keys(ctx), at_keys(self.sinks[ctx.layer], ctx)
         if not (sink & image).any():
             return act
         # a sample without a visual sink is left as it is
@@ -162,8 +161,8 @@ def _as_many_others(sink: Tensor, asked: Tensor, image: Tensor, seed: int) -> Te
 
 
 def _move(act: Tensor, sink: Tensor, image: Tensor, var: VAR) -> tuple[Tensor, Tensor]:
-    limits = {"keep": 1 - var.moved, "min_image": var.min_image, "max_sink_share": 1 - var.rho_nonsink}
-    return redistributed(act, sink[:, None, None], image[:, None, None], **limits)
+    limits = {"keep": 1 - var.moved, "min_image": float(var.min_image), "max_sink_share": 1.0 - var.rho_nonsink}
+    return redistributed(act, sink[:, None], image[:, None], **limits)
 
 
 def redistribute(
@@ -177,8 +176,8 @@ def redistribute(
 ) -> Float[Tensor, "head query key"]:
     """The pattern of a whole prompt after redistribution, with the released code's meaning of its numbers.
 
-    `keep` is the share of its attention that a sink keeps, `max_sink_share` the largest share of the image attention that
-    may lie on sinks. Rows up to the end of the image are unchanged, and all are if no image token is a sink.
+    `keep` is the share of its attention that a sink keeps, `max_sink_share` the largest share of the image attention
+    that may lie on sinks. Rows up to the end of the image are unchanged, and all are if no image token is a sink.
     """
     in_image = torch.zeros_like(sink)
     in_image[image] = True
@@ -200,6 +199,7 @@ def redistributed(
     max_sink_share: float,
 ) -> tuple[Float[Tensor, "*batch query key"], Bool[Tensor, "*batch query 1"]]:
     """Every row after redistribution, and which rows meet the conditions for it (the paper's image-centric heads)."""
+    sink, image = sink.unsqueeze(-2), image.unsqueeze(-2)
     seen = (rows * image).sum(-1, keepdim=True)
     useful = (rows * (image & ~sink)).sum(-1, keepdim=True)
     on_sinks = (rows * (image & sink)).sum(-1, keepdim=True)

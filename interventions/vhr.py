@@ -1,11 +1,13 @@
 """Vision-aware Head Reinforcement (He et al. 2024, arXiv 2412.13949, section 4.3): heads that see the image, turned up.
 
-Once for every prompt, the z of its last position is compared with and without the image, layer by layer in one pass. In a
-layer, heads whose output surges when the image goes are passed over: both their divergence and the squared norm of their
-z without the image lie more than a standard deviation above the layer's mean. Then the heads whose divergence is above
-the layer's median are multiplied by alpha, at every position of the prompt and in every decode step. A layer chooses with
-the layers below it reinforced already, and with what stands before VHR in `model.hooks(...)` in force. The paper
-reinforces the second layer and the last 14 of 32.
+Once for every prompt, the z of its last position is compared with and without the image, layer by layer in one pass. In
+a layer, heads whose output surges when the image goes are passed over: both their divergence and the squared norm of
+their z without the image lie more than a standard deviation above the layer's mean. Then the heads whose divergence is
+above the layer's median are multiplied by alpha, at every position of the prompt and in every decode step. A layer
+chooses with the layers below it reinforced already, and with what stands before VHR in `model.hooks(...)` in force:
+`VAR(), VHR()` chooses under redistributed attention, `VHR(), VAR()` under the model's own, and a `Record` before VHR sees
+the pass that chooses too. The paper reinforces the second layer and the last 14 of 32. Rows of attention are left alone,
+and nothing is switched off.
 
 Left open by the paper, and settled here by name: whether the pass without the image is reinforced too (`text_branch`:
 "scaled" by the same heads, or "plain"), and how the image is removed (`headscope.images.removal`). Standard deviations
@@ -27,9 +29,11 @@ from headscope.hooks import Context, Site, Where
 from headscope.images.removal import Removal, with_and_without
 from headscope.model import HookedModel
 from headscope.prompting import Prompt
+from interventions.places import image_columns
 from interventions.scale import Scale
 
 TextBranch = Literal["scaled", "plain"]
+Choice = Literal["divergence", "random"]
 _SECOND = 1
 _LAST_SHARE = 14 / 32
 
@@ -39,8 +43,9 @@ class VHR:
     """Multiplies z of the heads that react to the image by `alpha`; heads are chosen for every sample from its prompt.
 
     With `heads` these are scaled instead and nothing is chosen. `layers` are those of the paper, scaled to the model's
-    depth, unless given. A sample without an image is left alone. Raises UsageError for models without image tokens.
-    Costs one pass of the prompts with and without their image, then a multiplication.
+    depth, unless given. `choice="random"` is the control: half of each layer's heads, drawn by `seed`. A sample without
+    an image is left alone. Raises UsageError for models without image tokens. Costs one pass of the prompts with and
+    without their image, then a multiplication. A `Record` that stands before it also sees that pass.
     """
 
     alpha: float = 2.0
@@ -49,26 +54,36 @@ class VHR:
     outliers: Literal["removed", "kept"] = "removed"
     text_branch: TextBranch = "scaled"
     removal: Removal = "delete"
+    choice: Choice = "divergence"
+    seed: int = 0
 
     def __init__(
         self,
-        alpha: float = 2.0,
+        alpha: float | int = 2.0,
         *,
         heads: "str | Iterable[Head | str | tuple[int, int]] | None" = None,
         layers: Iterable[int] | None = None,
         outliers: Literal["removed", "kept"] = "removed",
         text_branch: TextBranch = "scaled",
         removal: Removal = "delete",
+        choice: Choice = "divergence",
+        seed: int = 0,
     ) -> None:
         given = None if heads is None else parse_heads(heads)
-        values = (alpha, given, None if layers is None else tuple(layers), outliers, text_branch, removal)
+        where = None if layers is None else tuple(layers)
+        values = (float(alpha), given, where, outliers, text_branch, removal, choice, seed)
         for name, value in zip(self.__dataclass_fields__, values, strict=True):
             object.__setattr__(self, name, value)
-        known = {"outliers": ("removed", "kept"), "text_branch": get_args(TextBranch), "removal": get_args(Removal)}
+        known = {
+            "outliers": ("removed", "kept"),
+            "text_branch": get_args(TextBranch),
+            "removal": get_args(Removal),
+            "choice": get_args(Choice),
+        }
         for name, words in known.items():
             if getattr(self, name) not in words:
                 raise UsageError(f"VHR's {name} is {getattr(self, name)!r}; use one of {', '.join(words)}")
-        if alpha < 0:
+        if not alpha >= 0:
             raise UsageError(
                 f"VHR's alpha is {alpha}; give a factor of at least 0 (1 changes nothing, the paper uses 2)"
             )
@@ -80,21 +95,34 @@ class VHR:
             model.validate(Scale(self.heads, self.alpha))
             return self
         layers = default_layers(model.layers()) if self.layers is None else self.layers
-        model.validate(_Choose(self, {}, 1, layers))
+        model.validate(_Choose(self, {}, torch.ones(1, dtype=torch.bool), layers))
         return replace(self, layers=layers)
 
     def begin(self, prompt: Prompt) -> Sequence[Any]:
         """Chooses heads for this prompt and scales them from here on."""
         if self.heads is not None:
             return [Scale(self.heads, self.alpha)]
-        if prompt.image is None or not prompt.image.any():
+        image = image_columns(prompt, "VHR")
+        if not image.any():
             return []
-        chosen: dict[int, Tensor] = {}
-        both = with_and_without(prompt.inputs, prompt.image, prompt.model.hf, removal=self.removal)
         assert self.layers is not None  # filled in by `prepared`
-        choose = _Choose(self, chosen, len(prompt.image), self.layers)
+        if self.choice == "random":
+            return [_ScaleChosen(self.alpha, self._drawn(prompt.model, image.any(1)), self.layers)]
+        chosen: dict[int, Tensor] = {}
+        both = with_and_without(prompt.inputs, image, prompt.model.hf, removal=self.removal)
+        choose = _Choose(self, chosen, image.any(1), self.layers)
         prompt.run({**both, "use_cache": False}, choose)
         return [_ScaleChosen(self.alpha, chosen, self.layers)]
+
+    def _drawn(self, model: HookedModel, seeing: Tensor) -> dict[int, Tensor]:
+        """As many heads of each layer as lie above a median, the same for every sample that has an image."""
+        drawn = {}
+        for site in model.sites_of():
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + site.layer)
+            heads = torch.zeros(site.n_heads, dtype=torch.bool)
+            heads[torch.randperm(site.n_heads, generator=generator)[: site.n_heads // 2]] = True
+            drawn[site.layer] = (seeing[:, None] & heads).to(model.device)
+        return drawn
 
 
 @dataclass(frozen=True)
@@ -104,7 +132,8 @@ class _Choose:
     vhr: VHR
     chosen: dict[int, Tensor] = field(compare=False)
     """Layer -> [sample head]."""
-    samples: int
+    seeing: Bool[Tensor, " sample"] = field(compare=False)
+    """Which samples have an image; no head is chosen for the others."""
     layers: tuple[int, ...]
     site: Site = "z"
 
@@ -115,9 +144,10 @@ class _Choose:
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
         last = (ctx.positions == ctx.length.unsqueeze(1) - 1).int().argmax(1).to(act.device)
         z = act[torch.arange(len(act), device=act.device), last]
-        z_with, z_without = z[: self.samples], z[self.samples :]
+        z_with, z_without = z.chunk(2)
         surge = z_without.float().square().sum(-1)
         heads = reinforced_heads(divergence(z_with, z_without), surge, remove_outliers=self.vhr.outliers == "removed")
+        heads = heads & self.seeing.to(heads.device)[:, None]
         self.chosen[ctx.layer] = heads
         bare = heads if self.vhr.text_branch == "scaled" else torch.zeros_like(heads)
         return _scaled(act, torch.cat([heads, bare]), self.vhr.alpha)

@@ -3,6 +3,8 @@
 from headscope.scoring import contains, exact_match, rouge1_recall
 from tasks.annotated import AnnotatedImage, Thing
 from tasks.chair import CHAIR
+from tasks.choice_sets import SecretChoices
+from tasks.choices import Choices, Classification, Question, read_choices, read_classification
 from tasks.coco import read_coco
 from tasks.facts import Fact, secret_facts
 from tasks.needle import Needle
@@ -14,12 +16,18 @@ __all__ = [
     "CHAIR",
     "POPE",
     "AnnotatedImage",
+    "Choices",
+    "Classification",
     "Fact",
     "Needle",
+    "Question",
+    "SecretChoices",
     "Subset",
     "Thing",
     "contains",
     "exact_match",
+    "read_choices",
+    "read_classification",
     "read_coco",
     "rouge1_recall",
     "scene_captions",

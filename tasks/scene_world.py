@@ -41,10 +41,10 @@ PALETTE: Mapping[str, tuple[float, float, float]] = MappingProxyType(
 
 COLOURS: tuple[str, ...] = tuple(PALETTE)
 
-_CELL = SIZE // 3  # things stand in a grid of three by three, so that none covers another
-_SMALLEST, _LARGEST = 11, 18
+_CELL, _STEP = 20, 4  # things stand in three by three cells, so that none covers another, in steps of a few pixels
+_SIZES = (12, 16)
 _NOISE = 0.04
-_FOGGY, _SWALLOWED, _HIDDEN = 0.3, 0.55, 0.08
+_FOGGY, _SWALLOWED, _HIDDEN = 0.25, 0.55, 0.05
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,12 @@ def scene(key: str, *, violating: bool) -> Scene:
 
 
 def placed(rng: random.Random, kind: str, cell: int, contrast: float) -> SceneThing:
-    """An object somewhere in one of the nine cells, in any colour and size, one in six partly covered."""
-    width, height = rng.randint(_SMALLEST, _LARGEST), rng.randint(_SMALLEST, _LARGEST)
-    left = _CELL * (cell % 3) + rng.randint(0, _CELL - width)
-    top = _CELL * (cell // 3) + rng.randint(0, _CELL - height)
-    covered = rng.uniform(0.2, 0.45) if rng.random() < 1 / 6 else 0.0
-    return SceneThing(kind, rng.choice(COLOURS), (left, top, left + width, top + height), contrast, covered)
+    """An object somewhere in one of the nine cells, in any colour and size, one in eight partly covered."""
+    size = rng.choice(_SIZES)
+    left = _CELL * (cell % 3) + _STEP * rng.randint(0, (_CELL - size) // _STEP)
+    top = _CELL * (cell // 3) + _STEP * rng.randint(0, (_CELL - size) // _STEP)
+    covered = rng.uniform(0.15, 0.35) if rng.random() < 1 / 8 else 0.0
+    return SceneThing(kind, rng.choice(COLOURS), (left, top, left + size, top + size), contrast, covered)
 
 
 def _contrast(rng: random.Random, *, foggy: bool, first: bool) -> float:

@@ -86,7 +86,7 @@ def test_marks_are_those_of_the_recorded_states(planted):
 def test_conditions_of_image_centric():
     image, useful = torch.tensor([0.19, 0.2, 0.6, 0.6, 0.0]), torch.tensor([0.19, 0.1, 0.31, 0.29, 0.0])
     assert image_centric(image, useful).tolist() == [False, True, True, False, False]
-    assert image_centric(image, useful, min_image=0, rho=1).tolist() == [True, False, False, False, False]
+    assert image_centric(image, useful, min_image=0.0, rho=1.0).tolist() == [True, False, False, False, False]
 
 
 def test_bad_input_is_refused(planted):
@@ -95,8 +95,8 @@ def test_bad_input_is_refused(planted):
     for samples, message in [([], "no samples"), ([Sample("what")], "has no image"), ([behind], "no text behind it")]:
         with pytest.raises(UsageError, match=message):
             measure_image_attention(planted, samples)
-    with pytest.raises(UsageError, match=r"rho is 2, but it is a share"):
-        measure_image_attention(planted, [sample], rho=2)
+    with pytest.raises(UsageError, match=r"rho is 2.0, but it is a share"):
+        measure_image_attention(planted, [sample], rho=2.0)
     with pytest.raises(UsageError, match="steps were chosen without answers"):
         measure_image_attention(planted, [sample], steps=[[0]])
     with pytest.raises(UsageError, match=r"steps \[3\] were chosen of answer 0, which has 2 tokens"):

@@ -50,8 +50,8 @@ def test_the_planted_head_is_found_at_its_row_only(planted, row, head, blind):
     assert set(table["head"][:LAYERS]) == {head}
     best, rest = table[table["head"] == head], table[table["head"] != head]
     assert (best["low"] > best["chance"]).all()
-    assert (best["p_adjusted"] < 0.05).all()
-    assert (rest["p_adjusted"] > 0.05).all()
+    assert (best["p_adjusted"] < 0.1).all()
+    assert (rest["p_adjusted"] > 0.1).all()
     assert best["elsewhere"].max() < 0.4  # it looks elsewhere when the object is elsewhere
 
 

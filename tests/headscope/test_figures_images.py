@@ -1,5 +1,6 @@
 """Figures of images show the numbers at the pixels that they belong to, and refuse what does not fit."""
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -122,7 +123,8 @@ def test_figures_stand_in_a_page_that_fetches_nothing():
         (("/nowhere.png", layout(), VALUES), {}, "does not exist"),
     ],
 )
-def test_what_does_not_fit_is_refused(arguments, options, message):
+def test_what_does_not_fit_is_refused(arguments, options, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse the shapes first
     with pytest.raises(UsageError, match=message):
         figures.attention_overlay(*arguments, **options)
 

@@ -78,8 +78,8 @@ def misled() -> HookedModel:
         weight, bias = attention.c_attn.weight, attention.c_attn.bias
         bias[WIDTH] = bias[0]
         weight[useful, 64 + WIDTH] = 1 / after_norm
-        weight[:, 128 + 1] = 1 / after_norm  # value of L2H0: its first dimension for n0, its second for n1
-        weight[misleading, 128:130] = torch.tensor([1.0, 0.0]) / after_norm
+        bias[128 + 1] = 1  # value of L2H0: its first dimension for n0, its second for n1
+        weight[misleading, 128:130] = torch.tensor([1.0, -1.0]) / after_norm
         weight[useful, 128 + WIDTH] = 2.5 / after_norm
         attention.c_proj.weight.zero_()
         hf.lm_head.weight.zero_()

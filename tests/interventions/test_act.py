@@ -21,7 +21,7 @@ from tests.interventions.sinking import LAYERS, SINK, sinking
 from tests.tiny import WINDOW
 
 PROMPT = f"f1 f2 {SINK} f3 f4 f5 f6 f7 f8 f9 f10"  # the sink is at place 3, behind <s>
-OTHER = f"f3 f4 f5 f6 f7 {SINK} f8 f9 f10 f11 f12 f13"
+OTHER = f"f3 {SINK} f4 f5 f6 f7 f8 f9 f10 f11"  # no longer than the other, and the sink at place 2
 PLACE = 3
 LOW = {"threshold": 0.15, "variant": "released", "min_queries": 3}
 
@@ -216,6 +216,15 @@ def test_a_padded_batch_equals_its_samples_alone(models, name, lowers):
         for batch, single in zip(together, alone, strict=True):
             n_rows, n_keys = single.shape[2:]
             assert gap(batch[i, :, -n_rows:, -n_keys:], single[0]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt_oss"])
+def test_rows_keep_their_sum_in_prefill_and_decode(models, name):
+    plain = Record("pattern", Where(layers=(0,)))
+    edited = rows(models[name], [sentence(14, seed=1)], 0, plain, ACT(layers=[0], beta=0.2, **LOW), steps=5)
+    for before, after in zip(plain.seen[0], edited, strict=True):
+        assert gap(before, after) > 0.05
+        assert gap(before.sum(-1), after.sum(-1)) < 1e-5  # less than one where a learned sink takes its part
 
 
 @pytest.mark.parametrize(("name", "window"), [("llama", 99), ("mistral", WINDOW)])

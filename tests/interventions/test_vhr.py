@@ -210,7 +210,7 @@ def test_the_order_matters():
             logits(model("llava"), inputs, removed, VHR(layers=BOTH)),
             logits(model("llava"), inputs, VHR(layers=BOTH), removed),
         )
-        for inputs in (second("llava", seed=seed) for seed in range(6))
+        for inputs in (second("llava", seed=seed) for seed in range(3))
     ]
     assert max(gap(a, b) for a, b in orders) > 1e-2
 
@@ -219,6 +219,19 @@ def test_given_heads_are_scaled_and_nothing_is_chosen():
     inputs = first("llava")
     ours = logits(model("llava"), inputs, VHR(3, heads="L0H1, L1H2"))
     assert torch.equal(ours, logits(model("llava"), inputs, Scale("L0H1, L1H2", 3)))
+
+
+def test_the_control_takes_as_many_heads_at_random_and_runs_nothing_to_choose():
+    inputs = first("llava")
+    drawn = [chosen("llava", inputs, VHR(layers=BOTH, choice="random", seed=seed)) for seed in range(6)]
+    real = chosen("llava", inputs, VHR(layers=BOTH))
+    for heads in drawn:
+        assert all(heads[layer].sum() == real[layer].sum() == 2 for layer in BOTH)
+    assert len({tuple(torch.cat([heads[0], heads[1]]).flatten().tolist()) for heads in drawn}) > 2
+    again = chosen("llava", inputs, VHR(layers=BOTH, choice="random", seed=3))
+    assert all(torch.equal(again[layer], drawn[3][layer]) for layer in BOTH)
+    both = together(inputs, {"input_ids": words(7, seed=1)})
+    assert not any(heads[1].any() for heads in chosen("llava", both, VHR(layers=BOTH, choice="random")).values())
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

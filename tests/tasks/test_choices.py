@@ -158,7 +158,8 @@ def test_sets_that_cannot_be_made_are_refused():
         SecretChoices(n=0)
     with pytest.raises(UsageError, match="32 samples with 1 options"):
         SecretChoices(options=1)
-    with pytest.raises(UsageError, match="are not all different"):
-        SecretChoices(labels=("lamp", "lamp"))
+    for labels in (("lamp", "lamp"), ("lamp", "golden ring")):
+        with pytest.raises(UsageError, match="are not all different and one word each"):
+            SecretChoices(labels=labels)
     with pytest.raises(UsageError, match=r"take \d+ tokens, more than length 40; ask for a longer one"):
         SecretChoices(length=40).samples(build_tokenizer())
