@@ -2,10 +2,12 @@
 
 from head_analysis.concentration import gini, head_gini, top_share
 from head_analysis.image_attention import ImageAttention, image_centric, measure_image_attention
+from head_analysis.image_rows import image_rows
 from head_analysis.localisation import measure_localisation
 from head_analysis.located import Localisation
 from head_analysis.object_vhd import token_table
 from head_analysis.object_words import ObjectWord, object_words, step_kinds
+from head_analysis.retained import logit_change, retained_attention
 from head_analysis.retrieval import Retrieval, copy_hits, copy_score, measure_retrieval, retrieval_scores
 from head_analysis.score_files import read_score_file
 from head_analysis.separation import Separation, measure_separation
@@ -30,6 +32,8 @@ __all__ = [
     "gini",
     "head_gini",
     "image_centric",
+    "image_rows",
+    "logit_change",
     "measure_image_attention",
     "measure_localisation",
     "measure_retrieval",
@@ -37,6 +41,7 @@ __all__ = [
     "measure_vhd",
     "object_words",
     "read_score_file",
+    "retained_attention",
     "retrieval_scores",
     "sink_dimensions",
     "sink_report",

@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from head_analysis.forced import head_grid, run
+from head_analysis.forced import answered, head_grid, run
 from headscope.hooks import Record, Where
-from headscope.images.removal import continued_inputs
 from headscope.model import HookedModel
 from headscope.samples import Sample
 
@@ -24,5 +23,5 @@ def image_rows(
     batch, rows = model.encode([sample]), Record("pattern", Where(positions=(-1,)))
     places = model.image_layout(sample).places
     with model.hooks(rows):
-        run(model, continued_inputs(batch.inputs, [answer[:step]]))
+        run(model, answered(model, batch.inputs, [answer[:step]]))
     return head_grid(model, {layer: seen[0][0, :, 0, places].T for layer, seen in rows.seen.items()}).movedim(0, -1)
