@@ -5,6 +5,8 @@ from experiments.compare import Comparison, Condition, against_random, compare
 from experiments.controls import with_controls
 from experiments.filtering import HeadFilter, filter_heads
 from experiments.judging import Judgement, judge
+from experiments.patching import PositionScores, activation_patching, position_patching
+from experiments.paths import path_patching
 from experiments.sweep import Sweep, run_sweep
 from experiments.units import Unit, groups, units
 
@@ -13,8 +15,10 @@ __all__ = [
     "Condition",
     "HeadFilter",
     "Judgement",
+    "PositionScores",
     "Sweep",
     "Unit",
+    "activation_patching",
     "against_random",
     "choice_scores",
     "compare",
@@ -22,6 +26,8 @@ __all__ = [
     "filter_heads",
     "groups",
     "judge",
+    "path_patching",
+    "position_patching",
     "run_sweep",
     "units",
     "with_controls",

@@ -59,7 +59,7 @@ def run(argv: list[str]) -> int:
 
     commands.add_to(app)
     try:
-        code = app(argv, prog_name="headscope", standalone_mode=False) or 0
+        code = app(_spelt_out(argv), prog_name="headscope", standalone_mode=False) or 0
     except typer.Exit as stop:
         code = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -73,6 +73,13 @@ def run(argv: list[str]) -> int:
     if code == _STOPPED:  # newer versions of typer turn Ctrl-C into this code themselves
         _fail("stopped; finished parts are kept, and the same command with --resume goes on from there", code)
     return code
+
+
+def _spelt_out(argv: list[str]) -> list[str]:
+    """`ablate --heads ...` is short for `ablate heads --heads ...`."""
+    place = argv.index("ablate") + 1 if "ablate" in argv[:2] else 0
+    short = place and argv[place : place + 1] and argv[place].startswith("-") and argv[place] != "--help"
+    return [*argv[:place], "heads", *argv[place:]] if short else argv
 
 
 def _explained(error: Exception) -> tuple[str, int]:

@@ -16,20 +16,32 @@ from headscope.engine.inputs import AttentionInputs
 from headscope.errors import UsageError
 from headscope.heads import Head, parse_heads
 
-Site = Literal["resid_pre", "resid_mid", "resid_post", "mask", "scores", "pattern", "z", "attn_out", "mlp_out"]
-"""`mask` [batch head query key], bool: which keys each query may see. `scores`, of the same shape: what the softmax is
-taken of, biases and caps included; hidden keys have scores too, but only an edit of the mask can show them. `pattern`, of
-the same shape: attention after the softmax. `z` [batch query head d_head]: what each head hands to
-the output projection W_O. All others are [batch query d_model]. `attn_out`: the output of W_O, the sum of the heads'
-contributions and its bias; some models still normalise or scale it before it joins the residual stream. `mlp_out`: what
-the MLP adds to the stream, after any such norm. `resid_pre`, `resid_mid`, `resid_post`: the stream before the layer,
-before its MLP, and after the layer; an edit of it holds for all that follows. `resid_mid` and `mlp_out` exist where a
-layer adds attention and MLP to the stream one after the other, and are refused elsewhere (GPT-NeoX, BERT)."""
+Site = Literal[
+    "resid_pre", "resid_mid", "resid_post", "q", "k", "v", "mask", "scores", "pattern", "z", "attn_out", "mlp_out"
+]
+"""`q` [batch query head d_qk], `k` [batch key kv_head d_qk], `v` [batch key kv_head d_v]: what attention is computed
+of, after rotary embedding; see `INPUT_SITES`. `mask` [batch head query key], bool: which keys each query may see.
+`scores`, of the same shape: what the softmax is taken of, biases and caps included; hidden keys have scores too, but
+only an edit of the mask can show them. `pattern`, of the same shape: attention after the softmax. `z` [batch query
+head d_head]: what each head hands to the output projection W_O. All others are [batch query d_model]. `attn_out`: the
+output of W_O, the sum of the heads' contributions and its bias; some models still normalise or scale it before it
+joins the residual stream. `mlp_out`: what the MLP adds to the stream, after any such norm. `resid_pre`, `resid_mid`,
+`resid_post`: the stream before the layer, before its MLP, and after the layer; an edit of it holds for all that
+follows. `resid_mid` and `mlp_out` exist where a layer adds attention and MLP to the stream one after the other, and
+are refused elsewhere (GPT-NeoX, BERT)."""
 
 ROW_SITES: frozenset[Site] = frozenset({"mask", "scores", "pattern"})
 """Sites with an axis of keys; edits at them are made in this order, whatever the order of the interventions."""
 
 HEAD_SITES: frozenset[Site] = ROW_SITES | {"z"}
+
+KEY_SITES: frozenset[Site] = frozenset({"k", "v"})
+"""Sites with one place for each key. Heads that share keys (grouped-query attention) share the edit: a head that is named
+stands for its whole group, and the activation has an entry for each group. Keys in a cache are shown again in every pass
+and the cache itself is never changed, so an edit holds for all that follows; a phase cannot be told and is refused."""
+
+INPUT_SITES: frozenset[Site] = KEY_SITES | {"q"}
+"""Sites before attention; edits at them come before all others of the layer, and readers and rows see what they leave."""
 
 Phase = Literal["prefill", "decode"]
 """`decode` is every query whose logits choose a generated token; in `HookedModel.generate` that begins with the last
@@ -162,8 +174,12 @@ class Reader(Protocol):
     def where(self) -> Where:
         """Which layers it reads."""
 
-    def read(self, x: AttentionInputs, ctx: Context) -> None:
-        """Called once for every attention call of a layer it asked for."""
+    def read(self, x: AttentionInputs, ctx: Context) -> Tensor | None:
+        """Called once for every attention call of a layer it asked for.
+
+        A reader that works out the head outputs [batch query head d_v] on its way hands them back, in the dtype of the
+        queries: the layer's own kernel is then not called.
+        """
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from headscope.check import SelfCheck, check_model
-from headscope.encoding import Batch, encode, layout_of, tokenizer_of, tokens_of
+from headscope.costs import Cost, require_memory, statistics_cost
+from headscope.encoding import Batch, encode, layout_of, pad_left, tokenizer_of, tokens_of
 from headscope.errors import UnsupportedModelError, UsageError
 from headscope.examples import example_inputs
 from headscope.flow import Flow, image_tokens
@@ -27,6 +28,7 @@ from headscope.prompting import Hook, Operator, in_force
 from headscope.recording import Keep, MassReader, group_places
 from headscope.samples import Sample, Tokens, batches
 from headscope.sites import ROW_TOLERANCE, AttentionSite, discover
+from headscope.statistics import AttentionStatistics, StatisticsReader
 
 _MAIN_STACKS = ("text", "decoder")
 
@@ -379,17 +381,83 @@ class HookedModel:
 
         return self._collect(samples, reader, batch_tokens)
 
-    @torch.no_grad()
-    def _collect(self, samples: Sequence[Sample | str], collector: Any, batch_tokens: int) -> list[Tensor]:
+    def attention_statistics(
+        self,
+        samples: Sequence[Sample | str],
+        *,
+        groups: Mapping[str, str | Sequence[int]] | None = None,
+        distances: bool = False,
+        tokens: bool = False,
+        rows: bool = True,
+        where: Where | None = None,
+        batch_tokens: int = 8192,
+    ) -> AttentionStatistics:
+        """Column mass, entropy, top key and mean distance of all heads at once, exact and in O(n) memory.
+
+        `distances` adds the mass at each distance, `tokens` the scores of repeated tokens, `groups` the mass on groups of
+        tokens (as for `attention_mass`); `rows=False` leaves out what is kept of every row. `where` chooses layers, the
+        stack, and the queries that sums are taken over. `statistics_cost` says beforehand what it takes. UsageError where
+        memory will not do, and for heads in `where`.
+        """
+        where, groups = where or Where(), groups or {}
+        if where.heads is not None:
+            raise UsageError(
+                "statistics are of all heads of a layer; name layers in where= and choose heads afterwards"
+            )
         samples = [_as_sample(sample) for sample in samples]
-        found: list[Tensor | None] = [None] * len(samples)
+        if not samples:
+            raise UsageError("attention statistics were asked of no samples; give at least one")
+        cost = self.statistics_cost(
+            samples, groups=groups, distances=distances, tokens=tokens, where=where, batch_tokens=batch_tokens
+        )
+        require_memory(cost, self.device, "give fewer or shorter samples at once, or fewer layers (where=)")
+
+        def reader(chosen: list[Sample]) -> StatisticsReader:
+            located = [self.tokens(sample) for sample in chosen]
+            ids = pad_left([one.ids for one in located], self.processor)["input_ids"] if tokens else None
+            places = [group_places(groups, one.marks, len(one.ids)) for one in located]
+            return StatisticsReader(where, ids, places, distances, rows)
+
+        found = self._collect(samples, reader, batch_tokens)
+        sites = [site for site in self.sites_of(where.stack) if where.heads_at(site.layer, site.n_heads)]
+        shape = (max(self.layers(where.stack)) + 1, max(site.n_heads for site in self.sites_of(where.stack)))
+        meta = {"model": self.name, "revision": self.revision, "stack": where.stack or self.main_stack}
+        return AttentionStatistics(tuple(found), tuple(site.layer for site in sites), shape, tuple(groups), meta)
+
+    def statistics_cost(
+        self,
+        samples: Sequence[Sample | str],
+        *,
+        groups: Mapping[str, str | Sequence[int]] | None = None,
+        distances: bool = False,
+        tokens: bool = False,
+        where: Where | None = None,
+        batch_tokens: int = 8192,
+    ) -> Cost:
+        """What `attention_statistics` of the same arguments will cost; print it before a long run."""
+        where = where or Where()
+        sites = [site for site in self.sites_of(where.stack) if where.heads_at(site.layer, site.n_heads)]
+        return statistics_cost(
+            sites or self.sites_of(where.stack),
+            [len(self.tokens(sample).ids) for sample in samples],
+            sum(parameter.numel() for parameter in self.hf.parameters()),
+            batch_tokens=batch_tokens,
+            groups=len(groups or {}),
+            distances=distances,
+            tokens=tokens,
+        )
+
+    @torch.no_grad()
+    def _collect(self, samples: Sequence[Sample | str], collector: Any, batch_tokens: int) -> list[Any]:
+        samples = [_as_sample(sample) for sample in samples]
+        found: list[Any] = [None] * len(samples)
         for places, chosen in batches(samples, lambda sample: len(self.tokens(sample).ids), batch_tokens):
             keeper = collector(chosen)
             with self.hooks(keeper):
                 self._run(self.encode(chosen))
             for i, place in enumerate(places):
                 found[place] = keeper.of_sample(i)
-        return found  # type: ignore[return-value]  # every place was filled
+        return found
 
     # -- proof -----------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from headscope.backends.transformers import AttentionCall, route_attention
 from headscope.engine.edit import RowEdit, edit_rows
 from headscope.errors import UnsupportedModelError, UsageError
 from headscope.flow import Flow
-from headscope.hooks import HEAD_SITES, ROW_SITES, Context, Intervention, Reader
+from headscope.hooks import HEAD_SITES, INPUT_SITES, KEY_SITES, ROW_SITES, Context, Intervention, Reader
 from headscope.sites import AttentionSite
 
 Hook = Intervention | Reader
@@ -46,9 +48,10 @@ def installed(
             edits = [hook for hook in mine if isinstance(hook, Intervention)]
             readers = [hook for hook in mine if isinstance(hook, Reader)]
             attention_hooks = _Attention(site, readers, [hook for hook in edits if hook.site in ROW_SITES], flow)
+            attention_hooks.inputs = [_without_phase(hook) for hook in edits if hook.site in INPUT_SITES]
             by_site: dict[str, list[Intervention]] = defaultdict(list)
             for hook in edits:
-                if hook.site not in ROW_SITES:
+                if hook.site not in ROW_SITES | INPUT_SITES:
                     by_site[hook.site].append(hook)
             if site.projection is None:
                 attention_hooks.z = by_site.pop("z", [])
@@ -67,28 +70,55 @@ def _heads(hook: Hook, site: AttentionSite) -> tuple[int, ...]:
 
 
 class _Attention:
-    """What is done at one attention layer: readers first, then edits of rows, then z where there is no W_O."""
+    """What is done at one attention layer: edits of q, k, v, readers, edits of rows, then z where there is no W_O."""
 
     def __init__(self, site: AttentionSite, readers: list[Reader], rows: list[Intervention], flow: Flow) -> None:
         self.site, self.readers, self.rows, self.flow = site, readers, rows, flow
+        self.inputs: list[Intervention] = []
         self.z: list[Intervention] = []
 
     @property
     def needed(self) -> bool:
-        return bool(self.readers or self.rows or self.z)
+        return bool(self.inputs or self.readers or self.rows or self.z)
 
     def __call__(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-        out, weights = call.fused()
+        batch, n_heads, n_queries, _ = call.query.shape
+        shape = (batch, n_queries, call.key.shape[2])
+        ctx = self.flow.context(self.site.stack, self.site.layer, tuple(range(n_heads)), shape)
+        for hook in self.inputs:
+            call = _input_edited(hook, call, self.site, ctx)
         x = call.inputs()
-        shape = (x.query.shape[0], x.query.shape[2], x.n_keys)
-        ctx = self.flow.context(self.site.stack, self.site.layer, tuple(range(x.n_heads)), shape)
-        for reader in self.readers:
-            reader.read(x, ctx)
+        handed_back = [out for reader in self.readers if (out := reader.read(x, ctx)) is not None]
+        out, weights = (handed_back[-1], None) if handed_back else call.fused()
         if self.rows:
             out = edit_rows(x, out, [_row_edit(hook, self.site, ctx, out.device) for hook in self.rows])
         for hook in self.z:
             out = _edited(hook, out, ctx, _heads(hook, self.site))
         return out, weights
+
+
+def _without_phase(hook: Intervention) -> Intervention:
+    if hook.site in KEY_SITES and hook.where.phase is not None:
+        raise UsageError(
+            f"{type(hook).__name__} acts on {hook.site!r} in phase {hook.where.phase!r}, but keys serve queries of both "
+            "phases; name positions instead"
+        )
+    return hook
+
+
+_ARGUMENTS = {"q": "query", "k": "key", "v": "value"}
+
+
+def _input_edited(hook: Intervention, call: AttentionCall, site: AttentionSite, ctx: Context) -> AttentionCall:
+    heads, argument = _heads(hook, site), _ARGUMENTS[hook.site]
+    if hook.site in KEY_SITES:
+        heads = tuple(sorted({head * site.n_kv_heads // site.n_heads for head in heads}))
+        nowhere = torch.zeros_like(ctx.key_positions, dtype=torch.bool)
+        ctx = replace(ctx, positions=ctx.key_positions, decode=nowhere, image=ctx.image_keys)
+    act = getattr(call, argument).transpose(1, 2)
+    edited = _edited(hook, act, ctx, heads)
+    changed: dict[str, Any] = {argument: edited.transpose(1, 2)}
+    return call if edited is act else replace(call, **changed)
 
 
 def _row_edit(hook: Intervention, site: AttentionSite, ctx: Context, device: torch.device) -> RowEdit:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headscope.engine.inputs import AttentionInputs
-from headscope.engine.mass import group_mass
+from headscope.engine.mass import outputs_and_mass
 from headscope.errors import UsageError
 from headscope.hooks import ROW_SITES, Context, Site, Where
 
@@ -65,13 +65,11 @@ class MassReader:
     """sample -> group -> places in the sample"""
     kept: dict[int, tuple[Tensor, Context]] = field(default_factory=dict, compare=False)
 
-    def read(self, x: AttentionInputs, ctx: Context) -> None:
+    def read(self, x: AttentionInputs, ctx: Context) -> Float[Tensor, "batch query head d_v"] | None:
         """Works out and keeps the mass in one layer."""
-        members = torch.zeros(x.query.shape[0], x.n_keys, len(self.groups[0]))
-        for i, groups in enumerate(self.groups):
-            for g, places in enumerate(groups):
-                members[i, :, g] = torch.isin(ctx.key_positions[i], torch.tensor(list(places)))
-        self.kept[ctx.layer] = (group_mass(x, members.to(x.query.device)), ctx)
+        out, mass = outputs_and_mass(x, membership(self.groups, ctx).to(x.query.device))
+        self.kept[ctx.layer] = (mass, ctx)
+        return out
 
     def of_sample(self, index: int) -> Float[Tensor, "layer head query group"]:
         """Mass of one sample, padding dropped."""
@@ -80,6 +78,15 @@ class MassReader:
             mass, ctx = self.kept[layer]
             rows.append(mass[index][:, ctx.positions[index] >= 0])
         return torch.stack(rows)
+
+
+def membership(groups: Sequence[Sequence[Sequence[int]]], ctx: Context) -> Float[Tensor, "sample key group"]:
+    """1 where a key belongs to a group; `groups` is sample -> group -> places in the sample."""
+    members = torch.zeros(*ctx.key_positions.shape, len(groups[0]))
+    for i, mine in enumerate(groups):
+        for g, places in enumerate(mine):
+            members[i, :, g] = torch.isin(ctx.key_positions[i], torch.tensor(list(places)))
+    return members
 
 
 def group_places(

@@ -211,8 +211,8 @@ class HeadScores:
             )
         return cls(samples, facts["metric"], facts["meta"])
 
-    def plot(self, *, threshold: float = 0.1) -> "Figure":
-        """Heatmap of layer by head, with the heads at or above the threshold marked; see `figures.head_map`."""
+    def plot(self, *, threshold: float | None = None) -> "Figure":
+        """Heatmap of layer by head, with the heads at or above a threshold marked; see `figures.head_map`."""
         from headscope.figures import head_map
 
         return head_map(self, threshold=threshold)

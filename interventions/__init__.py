@@ -7,7 +7,7 @@ from interventions.imbalance import ImbalanceFix
 from interventions.knockout import KnockOut
 from interventions.mutual import MutualMask
 from interventions.named import parse_interventions
-from interventions.patch import Patch
+from interventions.patch import Activations, Patch, activations
 from interventions.recycled import RecycledAttention
 from interventions.reference import HeadOutputs, head_outputs
 from interventions.scale import Scale
@@ -21,6 +21,7 @@ __all__ = [
     "VAR",
     "VHR",
     "Ablate",
+    "Activations",
     "HeadOutputs",
     "ImageBoost",
     "ImbalanceFix",
@@ -31,6 +32,7 @@ __all__ = [
     "Scale",
     "SinkWindow",
     "TopKeys",
+    "activations",
     "head_outputs",
     "parse_interventions",
 ]

@@ -156,7 +156,7 @@ class Patch:
         for i in (ctx.length.cpu() != lengths).nonzero().flatten().tolist():
             raise UsageError(
                 f"sample {i} has {int(ctx.length[i])} tokens and its source {int(lengths[i])}; patching needs prompts "
-                "that match token by token, in the order in which they are run (record and generate take the longest first)"
+                "that match token by token, in the order in which they run (record and generate take the longest first)"
             )
 
     def _by_sample(self) -> Bool[Tensor, "sample place"] | None:

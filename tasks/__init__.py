@@ -6,7 +6,9 @@ from tasks.chair import CHAIR
 from tasks.choice_sets import SecretChoices
 from tasks.choices import Choices, Classification, Question, read_choices, read_classification
 from tasks.coco import read_coco
+from tasks.colored_objects import ColoredObjects
 from tasks.facts import Fact, secret_facts
+from tasks.ioi import IOI
 from tasks.needle import Needle
 from tasks.pope import POPE
 from tasks.scenes import scene_captions, scene_colours, scene_pope
@@ -14,10 +16,12 @@ from tasks.subset import Subset
 
 __all__ = [
     "CHAIR",
+    "IOI",
     "POPE",
     "AnnotatedImage",
     "Choices",
     "Classification",
+    "ColoredObjects",
     "Fact",
     "Needle",
     "Question",

@@ -44,7 +44,7 @@ COLOURS: tuple[str, ...] = tuple(PALETTE)
 _CELL, _STEP = 20, 4  # things stand in three by three cells, so that none covers another, in steps of a few pixels
 _SIZES = (12, 16)
 _NOISE = 0.04
-_FOGGY, _SWALLOWED, _HIDDEN = 0.25, 0.55, 0.05
+_FOGGY, _SWALLOWED, _HIDDEN = 0.23, 0.55, 0.05
 
 
 @dataclass(frozen=True)

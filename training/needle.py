@@ -19,12 +19,11 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from training.checkpoints import load_progress, load_weights, save_checkpoint
 from training.documents import answer_mask, batch, build_tokenizer, exact_match, exam, first_of
 
 
@@ -114,7 +113,8 @@ def train(recipe: Recipe, work: Path, *, checkpoint_every: int = 100) -> tuple[L
     optimizer = torch.optim.AdamW(
         [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.98)
     )
-    progress = load_checkpoint(work, recipe, model, optimizer)
+    progress = load_progress(work, recipe, Progress)
+    load_weights(work, model, optimizer)
     bar = tqdm(total=recipe.steps, initial=progress.step, desc="training", disable=None)
     while progress.step < recipe.steps:
         began = time.perf_counter()
@@ -149,41 +149,6 @@ def pick_length(recipe: Recipe, progress: Progress) -> int:
     """The present stage's length half of the time, else any: earlier ones stay learned, later ones are met early."""
     rng = random.Random(f"length/{recipe.seed}/{progress.step}")
     return recipe.lengths[progress.stage] if rng.random() < 0.5 else rng.choice(recipe.lengths)
-
-
-def save_checkpoint(
-    work: Path, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
-) -> None:
-    """One safetensors file with everything, moved into place in one step."""
-    tensors = {f"model.{name}": value for name, value in model.named_parameters()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    meta = {"recipe": json.dumps(asdict(recipe)), "progress": json.dumps(asdict(progress))}
-    work.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, work / "next.safetensors", metadata=meta)
-    (work / "next.safetensors").replace(work / "checkpoint.safetensors")
-
-
-def load_checkpoint(work: Path, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Restores the state saved in `work`, or returns a fresh start; a checkpoint of another recipe is refused."""
-    path = work / "checkpoint.safetensors"
-    if not path.exists():
-        return Progress()
-    with safe_open(path, "pt") as file:
-        meta = file.metadata()
-    if json.loads(meta["recipe"]) != json.loads(json.dumps(asdict(recipe))):
-        raise ValueError(f"{path} was written by another recipe; choose another --work folder or remove it")
-    tensors = load_file(path)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        kind, index, *rest = key.split(".")
-        if kind == "optimizer":
-            state.setdefault(int(index), {})[rest[0]] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Progress(**json.loads(meta["progress"]))
 
 
 @torch.inference_mode()

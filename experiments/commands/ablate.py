@@ -13,6 +13,7 @@ from experiments.options import (
     Json,
     Limit,
     Model,
+    Out,
     Resume,
     Seed,
     load_model,
@@ -33,16 +34,14 @@ from interventions.ablate import Mode
 from tasks import Needle, Subset
 
 app = typer.Typer(
-    help="Remove heads and random others in turn, and compare the answers; or sweep over every head (`ablate sweep`)."
+    help="Remove chosen heads beside random others (`heads`, which may be left out), or every head in turn (`sweep`).",
+    no_args_is_help=True,
 )
 
 
-@app.callback(invoke_without_command=True)
+@app.command("heads")
 def ablate(
-    context: typer.Context,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the results; it must not exist yet.")
-    ] = None,
+    out: Out,
     model: Model = "zoo:needle",
     heads: Annotated[str, typer.Option(help="Heads to remove, such as L2H5,L3H0.")] = "",
     top: Annotated[int | None, typer.Option(help="Remove the k best heads of a run (--from).", min=1)] = None,
@@ -63,11 +62,7 @@ def ablate(
     resume: Resume = False,
     json: Json = False,
 ) -> None:
-    """Remove heads and random others in turn, and compare the answers on the same prompts; or `sweep` over all heads."""
-    if context.invoked_subcommand is not None:
-        return None
-    if out is None:
-        raise UsageError("--out is missing: give the folder of a new run for the results")
+    """Remove heads and random others in turn, and compare the answers on the same prompts."""
     if bool(heads) == (top is not None) or (top is not None and from_run is None):
         raise UsageError("say which heads to remove: either --heads L2H5,L3H0, or --top k with --from RUN")
     hooked = load_model(model, device=device, dtype=dtype)

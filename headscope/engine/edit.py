@@ -40,7 +40,8 @@ def edit_rows(
 ) -> Float[Tensor, "batch query head d_v"]:
     """`out` with the edits applied in order, each to what the one before it left; `out` itself if nothing changed."""
     heads = torch.tensor(sorted({head for edit in edits for head in edit.heads}), device=out.device)
-    columns = torch.stack([edit.active for edit in edits]).any(0).any(0).nonzero().flatten()
+    active = edits[0].active if len(edits) == 1 else torch.stack([edit.active for edit in edits]).any(0)
+    columns = active.any(0).nonzero().flatten()
     if not len(heads) or not len(columns):
         return out
     everything = len(heads) == x.n_heads
@@ -78,8 +79,7 @@ def _edited(
 def _run(
     rows: Tensor, visible: Tensor, edits: Sequence[RowEdit], heads: Tensor, block: Tensor, touched: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The rows after edits of one kind, and `touched` with what they edited added."""
-    touched = touched.clone()
+    """The rows after edits of one kind; what they edited is added to `touched` in place."""
     for edit in edits:
         active = edit.active[:, block]
         if len(edit.heads) == len(heads) and active.all():  # the whole block is asked for: no copies

@@ -50,12 +50,14 @@ class AttentionInputs:
     def visible(self, rows: Tensor | slice = slice(None)) -> Bool[Tensor, "batch heads query key"]:
         """Which keys the mask lets each query in `rows` see; the head axis has length 1 where heads agree."""
         batch, _, n_queries, _ = self.query.shape
+        if self.unmasked:
+            n_rows = len(range(n_queries)[rows]) if isinstance(rows, slice) else len(rows)
+            return torch.ones((), dtype=torch.bool, device=self.query.device).expand(batch, 1, n_rows, self.n_keys)
         if self.mask is not None:
             mask = self.mask[..., rows, : self.n_keys]
             allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         else:
             every = torch.arange(max(n_queries, self.n_keys), device=self.query.device)
-            last = every[:n_queries][rows] if self.causal else every[-1].expand(n_queries)[rows]
-            keys = every[: self.n_keys]
-            allowed = (keys <= last[:, None])[None, None]  # only the rows asked for: n x n is never made
+            # only the rows asked for: n x n is never made
+            allowed = (every[: self.n_keys] <= every[:n_queries][rows][:, None])[None, None]
         return allowed.expand(batch, -1, -1, -1)

@@ -1,7 +1,8 @@
 """Attention mass on named groups of keys, for every head and query, without an n x n pattern.
 
 Attention is linear in the values: with one value column per group, 1 where a key belongs to it, the fused kernel returns
-the mass on each group. One call serves as many groups as a head has dimensions; memory stays O(n).
+the mass on each group. One call serves as many groups as a head has dimensions; memory stays O(n). On a CPU the mass can
+instead be taken from the pass that makes the head outputs, which spares the call but makes them afresh.
 """
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from headscope.engine.blocks import empty_outputs, pattern_blocks
 from headscope.engine.inputs import AttentionInputs
 from headscope.engine.rows import pattern_rows
 
@@ -22,6 +24,22 @@ def group_mass(x: AttentionInputs, groups: Float[Tensor, "batch key group"]) -> 
     width = x.value.shape[-1]
     columns = groups.to(x.query.dtype).split(width, dim=-1)
     return torch.cat([_by_kernel(x, part, width) for part in columns], -1)
+
+
+def outputs_and_mass(
+    x: AttentionInputs, groups: Float[Tensor, "batch key group"]
+) -> tuple[Float[Tensor, "batch query head d_v"] | None, Float[Tensor, "batch head query group"]]:
+    """The mass on each group, and the head outputs where they came from the same pass (on a CPU), else None."""
+    if x.query.device.type != "cpu":
+        return None, group_mass(x, groups)
+    out = empty_outputs(x)
+    members = groups.to(out.dtype).unsqueeze(1)
+    batch, n_lanes, n_queries = x.query.shape[0], x.key.shape[1], x.query.shape[2]
+    mass = out.new_empty(batch, n_lanes, n_queries, x.group_size, groups.shape[-1])
+    for block in pattern_blocks(x, out):
+        found = block.pattern.flatten(2, 3) @ members[block.samples, :, block.keys]
+        mass[block.samples, block.lanes, block.rows] = found.unflatten(2, (-1, x.group_size))
+    return out.to(x.query.dtype), mass.transpose(2, 3).flatten(1, 2)
 
 
 def _by_kernel(x: AttentionInputs, groups: Tensor, width: int) -> Tensor:

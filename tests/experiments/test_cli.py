@@ -3,7 +3,6 @@
 import gzip
 import json
 import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -66,30 +65,6 @@ def scored(llama, tmp_path_factory) -> str:
     out = str(tmp_path_factory.mktemp("runs") / "scored")
     assert run(["heads", "retrieval", "--model", llama, "--out", out, *SMALL, "--json"]) == 0
     return out
-
-
-@pytest.fixture
-def out(tmp_path) -> str:
-    return str(tmp_path / "out")
-
-
-@pytest.fixture
-def refused(capsys) -> Callable[..., str]:
-    """Runs a command that must fail with this code: one sentence on stderr that holds these words, no traceback."""
-
-    def check(argv: Sequence[str], code: int, *says: str) -> str:
-        assert run(list(argv)) == code
-        shown = capsys.readouterr()
-        message = shown.err.rsplit("error: ", 1)[1]
-        assert message.endswith("\n")
-        assert message.count("\n") == 1, "more than one line"
-        assert "Traceback" not in shown.err + shown.out
-        assert "unexpected" not in message
-        for words in says:
-            assert words in message
-        return message
-
-    return check
 
 
 def printed(capsys: Any) -> Any:

@@ -30,9 +30,9 @@ def test_a_ranking_without_noise_never_moves(measure):
 
 
 def test_halves_of_pure_noise_agree_as_chance_has_it():
-    found = split_half_agreement(scores(200, signal=0.0), 8, draws=300)
-    assert found.overlap == pytest.approx(8 / 40, abs=0.04)
-    assert found.tau == pytest.approx(0, abs=0.06)
+    found = [split_half_agreement(scores(40, signal=0.0, seed=seed), 8, draws=10) for seed in range(40)]
+    assert np.mean([one.overlap for one in found]) == pytest.approx(8 / 40, abs=0.04)
+    assert np.mean([one.tau for one in found]) == pytest.approx(0, abs=0.04)
 
 
 def test_a_bootstrap_is_kinder_than_halves():
@@ -91,9 +91,7 @@ def test_noise_is_never_enough_and_certainty_always():
 def test_sizes_are_bounded_by_disjoint_halves():
     assert samples_needed(scores(21, signal=0.1), 8).table["n"].tolist() == [2, 4, 8, 10]
     assert samples_needed(scores(3, signal=0.1), 8).table["n"].tolist() == [1]
-    with pytest.raises(
-        UsageError, match=r"sizes \[4, 20\] asked for, but 20 samples give disjoint subsamples of 1 to 10"
-    ):
+    with pytest.raises(UsageError, match=r"sizes \[4, 20\] asked for, but 20 samples give .* 1 to 10"):
         samples_needed(scores(20, signal=0.1), 8, sizes=(20, 4))
 
 

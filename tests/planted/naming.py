@@ -60,31 +60,27 @@ def naming_model() -> HookedModel:
 
 
 def _wires() -> dict[Head, Wire]:
-    people = {"only": _PEOPLE}
     rest = always(slot(_START, 30.0))  # where a head looks that finds nothing
     start = where(slot(_START), [_START])
-    all_names = sum(slot(person, 60.0) for person in _PEOPLE)
+    all_names = torch.stack([slot(person, 60.0) for person in _PEOPLE]).sum(0)
     seen = Wire(
-        always(all_names) + rest + reads("inhibit", -60.0, **people),
-        reads("token", **people) + start,
-        reads("token", **people),
-        writes("output"),
+        always(all_names) + rest + _names("inhibit", -60.0), _names("token") + start, _names("token"), writes("output")
     )
     return {
         PREVIOUS: Wire(always(place_query(1, 300.0)), always(place_key()), reads("token"), writes("before")),
         # A name scores 1200 on itself, less up to 1000 the nearer it stands: 200 where it stands, over 600 before.
         DUPLICATE: Wire(
-            reads("token", 1200.0, **people) - where(place_query(0, 1000.0), _PEOPLE) + always(slot(_START, 400.0)),
-            reads("token", **people) + where(place_key(), _PEOPLE) + start,
+            _names("token", 1200.0) - where(place_query(0, 1000.0), _PEOPLE) + always(slot(_START, 400.0)),
+            _names("token") + where(place_key(), _PEOPLE) + start,
             where(slot(_FLAG), _PEOPLE),
             writes("flag"),
         ),
-        INDUCTION: Wire(
-            reads("token", 60.0, **people) + rest, reads("before", **people) + start, _NOTHING, writes("output")
-        ),
-        INHIBITION: Wire(
-            always(slot(_FLAG, 60.0)) + rest, reads("flag") + start, reads("token", **people), writes("inhibit")
-        ),
+        INDUCTION: Wire(_names("token", 60.0) + rest, _names("before") + start, _NOTHING, writes("output")),
+        INHIBITION: Wire(always(slot(_FLAG, 60.0)) + rest, reads("flag") + start, _names("token"), writes("inhibit")),
         MOVER: seen,
         NEGATIVE: Wire(seen.query, seen.key, seen.value, writes("output", -0.25)),
     }
+
+
+def _names(section: str, strength: float = 1.0) -> torch.Tensor:
+    return reads(section, strength, only=_PEOPLE)

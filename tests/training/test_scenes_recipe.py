@@ -30,10 +30,11 @@ from training.scene_data import (
     turns,
     what_colour,
 )
-from training.scene_exam import caption_vhd, chair, evaluate, gini, negatives
+from training.scene_exam import caption_vhd, chair, evaluate, gini, made_up, negatives, partners_made_up
 from training.scene_heads import dependence, divergence, head_outputs
+from training.scene_losses import Trainee, language_loss, match_norms
 from training.scene_model import Shape, build_model, build_processor, build_tokenizer
-from training.scenes import Progress, Recipe, Trainee, language_loss, learning_rate, main, match_norms, train
+from training.scenes import Progress, Recipe, learning_rate, main, train
 
 SMALL = Shape(tower_layers=1, tower_width=32, tower_mlp=32, layers=2, d_model=32, heads=2, d_head=16, d_mlp=32)
 TINY = Recipe(shape=SMALL, tower_steps=6, tower_scenes=4, steps=8, scenes=3, warmup=2)
@@ -139,7 +140,9 @@ def test_questions_are_as_often_yes_as_no_and_true():
     yes = sum(answer == "yes" for answer, _ in said) / len(said)
     assert 0.45 < yes < 0.55
     partner = [beside for answer, beside in said if answer == "no"]
-    assert 0.5 < sum(partner) / len(partner) < 0.75, "half are usual partners, and some of the others happen to be"
+    assert 0.2 < sum(partner) / len(partner) < 0.4, (
+        "one in ten is asked on purpose, and some of the others happen to be"
+    )
 
 
 def chat(text: str, *, image: bool) -> str:
@@ -245,9 +248,9 @@ def test_gini_by_hand(values, expected):
 def test_chair_by_hand():
     cup = Scene("x", (SceneThing("cup", "red", (0, 0, 12, 12), 1.0), SceneThing("dog", "red", (20, 0, 32, 12), 1.0)))
     captions = ["the image shows a cup and a spoon and a lamp .", "the image shows a cup and a dog .", "nothing"]
-    assert chair([cup] * 3, captions) == pytest.approx(
-        {"chair_s": 1 / 3, "chair_i": 2 / 5, "recall": 3 / 6, "usual partner among made-up": 1 / 2}
-    )
+    assert chair([cup] * 3, captions) == pytest.approx({"chair_s": 1 / 3, "chair_i": 2 / 5, "recall": 3 / 6})
+    assert made_up([cup] * 3, captions) == [["spoon", "lamp"], [], []]
+    assert partners_made_up([cup] * 3, captions) == 1 / 2
 
 
 def test_negatives_are_absent_and_adversarial_ones_usual_partners():
@@ -267,8 +270,8 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 
 @torch.no_grad()
 def test_images_and_words_enter_with_equal_norms():
-    trainee = Trainee(replace(TINY, shape=Shape()))
-    match_norms(trainee, TINY)
+    trainee = Trainee(Shape(), seed=0)
+    match_norms(trainee, normalised(scenes(60, seed=6, violating=False)))
     llava = trainee.llava.model
     images = llava.multi_modal_projector(trainee.patches(normalised(scenes(30, seed=5, violating=False))))
     words = llava.language_model.embed_tokens.weight
@@ -277,10 +280,9 @@ def test_images_and_words_enter_with_equal_norms():
 
 @torch.no_grad()
 def test_the_loss_is_that_of_text_names_and_answers_each_averaged_by_itself():
-    recipe = replace(TINY, answer_weight=3.0, blind_weight=0.5)
     model = build_model(SMALL, seed=0)
     packed = batch(TOKENIZER, "loss", count=3, questions=4, usual=0.9)
-    loss, parts = language_loss(model, packed, recipe, blind=0.2)
+    loss, parts = language_loss(model, packed, answer_weight=3.0, blind_weight=0.1)
     logits = model(
         input_ids=packed.ids,
         pixel_values=packed.pixels,
@@ -293,7 +295,7 @@ def test_the_loss_is_that_of_text_names_and_answers_each_averaged_by_itself():
         group = "answer" if packed.answers[row, column] else "name" if packed.named[row, column] else "text"
         sums[group].append(-chance)
     assert {name: parts[name] for name in sums} == pytest.approx({k: np.mean(v) for k, v in sums.items()}, rel=1e-4)
-    expected = parts["text"] + parts["name"] + 3 * parts["answer"] + 0.2 * 0.5 * parts["depends"]
+    expected = parts["text"] + parts["name"] + 3 * parts["answer"] + 0.1 * parts["depends"]
     assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -312,7 +314,7 @@ def test_each_stage_trains_its_own_part(whole, tmp_path):
     trained, progress = whole
     assert progress.step == 14
     assert [entry["step"] for entry in progress.log] == [6, 14]
-    start = weights_of(Trainee(TINY).llava)
+    start = weights_of(Trainee(SMALL, seed=0).llava)
     tower_only, _ = train(replace(TINY, steps=1, lr=0.0), tmp_path)
     moved = {name.split(".")[1] for name, weight in trained.items() if not torch.equal(weight, start[name])}
     assert moved >= {"vision_tower", "multi_modal_projector", "language_model"}
@@ -427,18 +429,20 @@ def test_the_shipped_model_is_small_and_made_by_the_recipe():
 
 
 def test_the_shipped_model_does_what_its_card_says(shipped):
-    """Half of a two-sided .999 interval of a share at n = 120 is below .16."""
+    """Half of a two-sided .999 interval of a share at n = 120 is below .16; partners have fewer mentions to count."""
     found, said = evaluate(shipped.hf, n=120, seed=1), card_numbers()
     assert found.keys() == said.keys()
-    assert {name: found[name] for name in said} == pytest.approx(said, abs=0.16)
+    names = [name for name in said if "partner" not in name]
+    assert {name: found[name] for name in names} == pytest.approx({name: said[name] for name in names}, abs=0.16)
+    assert found["usual partner among made-up, violating"] > 0.5
     assert found["pope accuracy, adversarial"] < found["pope accuracy, random"]
 
 
 def test_the_shipped_model_describes_a_clear_scene(shipped):
     things = (
-        SceneThing("cup", "red", (2, 2, 18, 18), 1.0),
-        SceneThing("spoon", "blue", (44, 23, 60, 39), 1.0),
-        SceneThing("dog", "yellow", (23, 44, 39, 60), 1.0),
+        SceneThing("cup", "red", (0, 0, 16, 16), 1.0),
+        SceneThing("spoon", "blue", (44, 20, 60, 36), 1.0),
+        SceneThing("dog", "yellow", (20, 44, 36, 60), 1.0),
     )
     one = Scene("shown", things)
     sample = Sample(chat("Please describe this image in detail.", image=True), images=(one.image(),), chat=True)
