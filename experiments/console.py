@@ -71,7 +71,7 @@ def head_table(scores: HeadScores) -> pd.DataFrame:
 def print_comparison(summary: pd.DataFrame, *, title: str) -> None:
     """Conditions with mean, interval and paired difference from the baseline; loss on plain text where it is known."""
     losses = ["loss"] if "loss" in summary else []
-    columns = ["condition", "mean", "95 % interval", "worst, best draw", "n", "difference", "p", *losses]
+    columns = ["condition", "mean", "95 % interval", "range of draws", "n", "difference", "p", *losses]
     table = Table(*columns, title=title, title_justify="left")
     colours = {"none": "", "treatment": "bold", "control": "dim"}
     for row in summary.itertuples():
@@ -90,23 +90,14 @@ def print_comparison(summary: pd.DataFrame, *, title: str) -> None:
 
 
 def print_metrics(families: pd.DataFrame, *, title: str) -> None:
-    """Conditions by metrics, each with its interval and, below, the paired difference from the baseline."""
-    metrics = list(dict.fromkeys(families["metric"]))
-    table = Table("condition", *metrics, title=escape(title), title_justify="left", show_lines=True)
-    colours = {"none": "", "treatment": "bold", "control": "dim"}
-    for name, part in families.groupby("condition", sort=False):
-        cells = [_metric_cell(row) for row in part.set_index("metric").loc[metrics].itertuples()]
-        table.add_row(escape(str(name)), *cells, style=colours[part["kind"].iloc[0]])
-    console.print(table)
-
-
-def _metric_cell(row: Any) -> str:
-    if pd.isna(row.value):
-        return "-"
-    lines = [rf"{row.value:.3f} \[{row.low:.3f}, {row.high:.3f}]"]
-    if not pd.isna(row.difference):
-        lines.append(rf"{row.difference:+.3f} \[{row.difference_low:+.3f}, {row.difference_high:+.3f}]")
-    return "\n".join(lines)
+    """A table for each metric: conditions with interval, paired difference from the baseline, and the range of draws."""
+    for metric, part in families.groupby("metric", sort=False):
+        renamed = {"value": "mean", "lowest": "worst", "highest": "best"}
+        shown = part.rename(columns=renamed).dropna(subset=["mean"])
+        if len(shown):
+            print_comparison(
+                shown.reindex(columns=[*shown.columns, *{"worst", "best"} - set(shown)]), title=f"{title}: {metric}"
+            )
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> None:

@@ -4,10 +4,10 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from headscope.hooks import Context
@@ -15,6 +15,15 @@ from headscope.hooks import Context
 _SENSES = frozenset({"vision", "audio"})
 _ENCODERS = frozenset({"encoder"}) | _SENSES
 _OWN_SEQUENCE = _ENCODERS | {"decoder", "cross"}
+
+
+class Asked(NamedTuple):
+    """Which queries a hook asks for."""
+
+    active: Bool[Tensor, "batch query"]
+    columns: Int[Tensor, " column"]
+    """Those that some sample asks for."""
+    everything: bool
 
 
 class Flow:
@@ -30,6 +39,7 @@ class Flow:
         self._emit_from: Tensor | int | None = None
         self._length: Tensor | None = None
         self._known: dict[tuple, Context] = {}
+        self._asked: dict[tuple[int, int], Asked] = {}
         self._running = False
         self._paused = False
         self._image: Tensor | None = None
@@ -75,7 +85,7 @@ class Flow:
         self._past = int(cache.get_seq_length()) if cache is not None else 0
         self._mask = _flat(given.get("attention_mask"))
         self._decoder_mask = _flat(given.get("decoder_attention_mask"))
-        self._known.clear()
+        self._forget()
         if self._past == 0:
             self._length = None
         self._image = self._image_so_far(self.image_columns(given), given.get("inputs_embeds"))
@@ -96,23 +106,35 @@ class Flow:
         if self._paused:
             return
         self._running, self._past, self._mask, self._decoder_mask = False, 0, None, None
-        self._known.clear()
+        self._forget()
 
     def before_encoder(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Pre-hook of an encoder, which `generate` calls by itself: notes its mask."""
         if not self._running and not self._paused:
             self._mask = _flat(kwargs.get("attention_mask"))
-            self._known.clear()
+            self._forget()
 
     @contextmanager
     def emitting(self, first_column: Tensor | int) -> Iterator[None]:
         """Inside, queries from this column on (counted with padding; one number, or one a sample) are `decode`."""
         before, self._emit_from = self._emit_from, first_column
-        self._known.clear()
+        self._forget()
         try:
             yield
         finally:
             self._emit_from = before
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._asked.clear()
+
+    def asked(self, hook: Any, ctx: Context) -> "Asked":
+        """The queries that a hook asks for at a place; worked out once a pass, and not in every layer."""
+        key = (id(hook), id(ctx.positions))  # the positions of one place are one tensor as long as it is known
+        if key not in self._asked:
+            active = hook.where.active(ctx)
+            self._asked[key] = Asked(active, active.any(0).nonzero().flatten(), bool(active.all()))
+        return self._asked[key]
 
     def context(self, stack: str, layer: int, heads: tuple[int, ...], shape: tuple[int, int, int]) -> Context:
         """The place of one attention call with `shape` = (batch, queries, keys), seen by all its queries and keys."""

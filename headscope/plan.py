@@ -86,14 +86,14 @@ class _Attention:
         shape = (batch, n_queries, call.key.shape[2])
         ctx = self.flow.context(self.site.stack, self.site.layer, tuple(range(n_heads)), shape)
         for hook in self.inputs:
-            call = _input_edited(hook, call, self.site, ctx)
+            call = _input_edited(hook, call, self.site, ctx, self.flow)
         x = call.inputs()
         handed_back = [out for reader in self.readers if (out := reader.read(x, ctx)) is not None]
         out, weights = (handed_back[-1], None) if handed_back else call.fused()
         if self.rows:
-            out = edit_rows(x, out, [_row_edit(hook, self.site, ctx, out.device) for hook in self.rows])
+            out = edit_rows(x, out, [_row_edit(hook, self.site, ctx, self.flow, out.device) for hook in self.rows])
         for hook in self.z:
-            out = _edited(hook, out, ctx, _heads(hook, self.site))
+            out = _edited(hook, out, ctx, _heads(hook, self.site), self.flow)
         return out, weights
 
 
@@ -109,33 +109,38 @@ def _without_phase(hook: Intervention) -> Intervention:
 _ARGUMENTS = {"q": "query", "k": "key", "v": "value"}
 
 
-def _input_edited(hook: Intervention, call: AttentionCall, site: AttentionSite, ctx: Context) -> AttentionCall:
+def _input_edited(
+    hook: Intervention, call: AttentionCall, site: AttentionSite, ctx: Context, flow: Flow
+) -> AttentionCall:
     heads, argument = _heads(hook, site), _ARGUMENTS[hook.site]
     if hook.site in KEY_SITES:
         heads = tuple(sorted({head * site.n_kv_heads // site.n_heads for head in heads}))
         nowhere = torch.zeros_like(ctx.key_positions, dtype=torch.bool)
         ctx = replace(ctx, positions=ctx.key_positions, decode=nowhere, image=ctx.image_keys)
     act = getattr(call, argument).transpose(1, 2)
-    edited = _edited(hook, act, ctx, heads)
+    edited = _edited(hook, act, ctx, heads, flow)
     changed: dict[str, Any] = {argument: edited.transpose(1, 2)}
     return call if edited is act else replace(call, **changed)
 
 
-def _row_edit(hook: Intervention, site: AttentionSite, ctx: Context, device: torch.device) -> RowEdit:
+def _row_edit(hook: Intervention, site: AttentionSite, ctx: Context, flow: Flow, device: torch.device) -> RowEdit:
     heads = _heads(hook, site)
 
     def edit(rows: Tensor, columns: Tensor, active: Tensor, visible: Tensor) -> Tensor:
         return _checked(hook, rows, ctx.at(columns.cpu(), heads, active=active, visible=visible))
 
-    return RowEdit(heads, hook.where.active(ctx).to(device), edit, stage=hook.site)  # type: ignore[arg-type]
+    return RowEdit(heads, flow.asked(hook, ctx).active.to(device), edit, stage=hook.site)  # type: ignore[arg-type]
 
 
-def _edited(hook: Intervention, act: Tensor, ctx: Context, heads: Sequence[int] | None) -> Tensor:
+def _edited(hook: Intervention, act: Tensor, ctx: Context, heads: Sequence[int] | None, flow: Flow) -> Tensor:
     """`act` [batch query head d] (or [batch query d]) after one intervention on the queries and heads it asked for."""
-    active = hook.where.active(ctx)
-    columns = active.any(0).nonzero().flatten()
+    active, columns, everything = flow.asked(hook, ctx)
     if not len(columns):
         return act
+    if everything and (heads is None or len(heads) == act.shape[2]):  # no gathering, as in every step of decoding
+        before = act.clone()
+        after = _checked(hook, before, ctx.at(slice(None), heads or (), active=active))
+        return act if after is before else after.to(act.dtype)
     place: tuple = (slice(None), columns) if heads is None else (slice(None), columns[:, None], list(heads))
     before = act[place]
     after = _checked(hook, before, ctx.at(columns, heads or (), active=active[:, columns]))
@@ -171,7 +176,7 @@ def _edit_stream(
         split = new.reshape(*new.shape[:2], site.n_heads, site.d_head) if by_head else new
         shape = (split.shape[0], split.shape[1], split.shape[1])
         ctx = flow.context(site.stack, site.layer, tuple(heads or ()), shape)
-        edited = _edited(hook, split, ctx, heads)
+        edited = _edited(hook, split, ctx, heads, flow)
         new = new if edited is split else edited.reshape(new.shape)
     if new is act or (flat and new.data_ptr() == act.data_ptr()):
         return None

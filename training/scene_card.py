@@ -60,14 +60,16 @@ def export(
 
 
 def _missed(metrics: Sequence[Metrics], seeds: Sequence[int]) -> str:
-    """One line for each number outside the range aimed at."""
+    """Which numbers lie outside the range aimed at, one line each."""
     lines = [
         f"- {name} is {m[name]:.3f} with seed {seed}; aimed at {low:.2f} to {high:.2f}."
         for name, (low, high) in BARS.items()
         for seed, m in zip(seeds, metrics, strict=True)
         if not low <= m[name] <= high
     ]
-    return "\n".join(lines) or "Every number lies in the range aimed at, with every seed."
+    if not lines:
+        return "All of them do, with every seed shown."
+    return "\n".join(["These do not:", "", *lines])
 
 
 _CARD = """\
@@ -103,9 +105,8 @@ That some heads owe little to the image is made, not found: a group lasso held d
 head's output where a caption is said (`blind_weight`), and the model also learnt captions without any image. Before the
 lasso came in, after 1900 steps with seed 0, the gini was 0.17 (60 scenes).
 
-Not reached:
-
-{missed}
+How much fog there is, how much it hides and how many scenes follow the prior were chosen in trial runs of seed 0, so
+that the numbers fall into the ranges aimed at. {missed}
 
 Trained on {date} in {minutes:.0f} minutes ({threads} CPU threads) by
 `python -m training.scenes --out headscope/zoo/scenes --seed {seed}`, recipe `{recipe}`.

@@ -58,7 +58,7 @@ def demo_vision(
     }
     families = {name: one.families() for name, one in judged.items()}
     _keep(run, judged, families)
-    sections = [*looking_sections(model, found), *_judged_sections(judged), check_section(check)]
+    sections = [*looking_sections(model, found), *_judged_sections(judged, _on_sinks(found)), check_section(check)]
     write_report(run, f"What {MODEL} does with the image", sections)
     results = _findings(found, families)
     run.update(findings=results)
@@ -66,14 +66,25 @@ def demo_vision(
         return print_json(results | {"out": str(run.path)})
     for name, table in families.items():
         print_metrics(table, title=name)
-    return say(f"report: {run.path / 'report.html'}")
+    return say(f"{_on_sinks(found)}\nreport: {run.path / 'report.html'}")
 
 
-def _judged_sections(judged: Mapping[str, Judgement]) -> list[tuple[str, object]]:
+def _on_sinks(found: Looking) -> str:
+    """What VAR has to work with."""
+    if found.sinks.dimensions.found:
+        return f"Sink dimensions of {MODEL}: {found.sinks.dimensions}."
+    return (
+        f"VAR changes nothing here: no dimension of {MODEL} marks sinks ({found.sinks.dimensions}), so no token counts "
+        "as one; larger models have them."
+    )
+
+
+def _judged_sections(judged: Mapping[str, Judgement], on_sinks: str) -> list[tuple[str, object]]:
     text = (
         "VHR multiplies by 2 the heads that react most to the image, chosen anew for every prompt. VAR moves attention "
         "from sinks to the rest of the image. Beside each stand random counterparts: as many heads of the same layers, "
-        "as many other tokens as donors. An operator is worth something only where it does better than these."
+        "as many other tokens as donors. An operator is worth something only where it does better than these. "
+        f"{on_sinks}"
     )
     parts = [section for name, one in judged.items() for section in judgement_sections(name, one)]
     return [("What helps against made-up objects?", text), *parts]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from headscope.engine.blocks import empty_outputs, pattern_blocks
+from headscope.engine.blocks import Block, empty_outputs, pattern_blocks
 from headscope.engine.inputs import AttentionInputs
 from headscope.engine.rows import pattern_rows
 
@@ -32,14 +32,24 @@ def outputs_and_mass(
     """The mass on each group, and the head outputs where they came from the same pass (on a CPU), else None."""
     if x.query.device.type != "cpu":
         return None, group_mass(x, groups)
-    out = empty_outputs(x)
-    members = groups.to(out.dtype).unsqueeze(1)
-    batch, n_lanes, n_queries = x.query.shape[0], x.key.shape[1], x.query.shape[2]
-    mass = out.new_empty(batch, n_lanes, n_queries, x.group_size, groups.shape[-1])
+    out, members = empty_outputs(x), by_group(groups)
+    mass = out.new_empty(x.query.shape[0], x.key.shape[1], x.query.shape[2], x.group_size, groups.shape[-1])
     for block in pattern_blocks(x, out):
-        found = block.pattern.flatten(2, 3) @ members[block.samples, :, block.keys]
-        mass[block.samples, block.lanes, block.rows] = found.unflatten(2, (-1, x.group_size))
+        mass[block.samples, block.lanes, block.rows] = block_mass(block, members)
     return out.to(x.query.dtype), mass.transpose(2, 3).flatten(1, 2)
+
+
+def by_group(groups: Float[Tensor, "batch key group"]) -> Float[Tensor, "batch group key"]:
+    """Members as `block_mass` takes them: products with few columns are slow unless each column lies in one piece."""
+    return groups.mT.contiguous()
+
+
+def block_mass(
+    block: Block, members: Float[Tensor, "samples member all_keys"]
+) -> Float[Tensor, "batch kv_head row group member"]:
+    """Mass of a block's rows on each group of keys."""
+    mine = members[block.samples, None, :, block.keys].to(block.pattern.dtype)
+    return (block.pattern.flatten(2, 3) @ mine.mT).unflatten(2, block.pattern.shape[2:4])
 
 
 def _by_kernel(x: AttentionInputs, groups: Tensor, width: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headscope.engine.blocks import Block, empty_outputs, pattern_blocks
 from headscope.engine.inputs import AttentionInputs
+from headscope.engine.mass import block_mass, by_group
 from headscope.engine.transposed import transposed_sums
 
 _CHUNK = 64
@@ -62,7 +63,8 @@ def layer_statistics(
     entropy = torch.empty_like(row)
     top = torch.empty_like(row, dtype=torch.long)
     distance = torch.zeros_like(column) if distances else None
-    mass = None if groups is None else out.new_empty(*row.shape, groups.shape[-1])
+    members = None if groups is None else by_group(groups)
+    mass = None if members is None else out.new_empty(*row.shape, members.shape[1])
     related = None if tokens is None else out.new_zeros(2, *lanes, x.group_size)
     relation = None if tokens is None else _Relations(tokens, weights)
     partial = x.sinks is not None or x.mask is not None
@@ -72,21 +74,11 @@ def layer_statistics(
         column[at][..., block.keys] += _over_rows(block.pattern, counted)
         if distance is not None:
             _add_distances(distance[at], block, counted)
-        if mass is not None and groups is not None:
-            members = groups[block.samples, None, block.keys].to(out.dtype)
-            mass[at][:, :, block.rows] = (block.pattern.flatten(2, 3) @ members).unflatten(2, block.pattern.shape[2:4])
+        if mass is not None and members is not None:
+            mass[at][:, :, block.rows] = block_mass(block, members)
         if partial:
             row[at][:, :, block.rows] = block.pattern.sum(-1)
-        largest, place = _largest(block.scores)
-        weight = block.pattern.gather(-1, place.unsqueeze(-1)).squeeze(-1)
-        total = largest - weight.log()
-        product = block.scores.mul_(block.pattern).sum(-1)
-        here = total * row[at][:, :, block.rows] - product
-        if partial:
-            place = place.masked_fill(weight == 0, -1 - block.keys.start)
-            here = here.masked_fill(weight == 0, 0.0)
-        entropy[at][:, :, block.rows] = here
-        top[at][:, :, block.rows] = place + block.keys.start
+        entropy[at][:, :, block.rows], top[at][:, :, block.rows] = _entropy_and_top(block, row[at][:, :, block.rows])
         if related is not None and relation is not None:
             for kind, matches in enumerate(relation.of(block)):
                 torch.mul(block.pattern, matches, out=block.scores)
@@ -110,6 +102,18 @@ def layer_sums(x: AttentionInputs) -> tuple[Float[Tensor, "batch query head d_v"
     out, column, entropy = transposed_sums(x)
     rows = column.new_ones(*x.query.shape[:3])
     return out, LayerStatistics(column_mass=column, row_mass=rows, entropy_sum=entropy)
+
+
+def _entropy_and_top(
+    block: Block, row_mass: Float[Tensor, "batch kv_head row group"]
+) -> tuple[Float[Tensor, "batch kv_head row group"], Int[Tensor, "batch kv_head row group"]]:
+    """Of each row; overwrites the block's scores."""
+    largest, place = _largest(block.scores)
+    weight = block.pattern.gather(-1, place.unsqueeze(-1)).squeeze(-1)
+    product = block.scores.mul_(block.pattern).sum(-1)
+    entropy = (largest - weight.log()) * row_mass - product
+    nothing = weight == 0
+    return entropy.masked_fill(nothing, 0.0), (place + block.keys.start).masked_fill(nothing, -1)
 
 
 def _over_rows(
