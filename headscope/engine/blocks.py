@@ -19,8 +19,8 @@ BLOCK_ELEMENTS = 2**19
 """Pattern entries in a block, for each thread: 2 MB in float32, and its scores as much again."""
 
 _CUDA_BLOCK_ELEMENTS = 2**26
-_LEAST_ROWS = 32  # products with fewer rows are slow, so where rows are very long a block is larger
-_ALIGNED = 16  # rows whose length is no multiple of a cache line take up to half as long again
+_LEAST_ROWS = 128  # products with fewer rows are slow, so where rows are very long a block is larger
+_ALIGNED = (64, 16, 1)  # causal rows whose length is no multiple of a cache line (16) take up to half as long again
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def _rows_at_once(x: AttentionInputs, first: int, size: int) -> int:
     room = size // (x.query.shape[0] * x.group_size)
     reached = (math.isqrt(first**2 + 4 * room) - first) // 2 if x.causal else 0  # r rows see first + r keys
     rows = max(1, room // x.n_keys, reached)
-    return rows if rows < _ALIGNED else rows // _ALIGNED * _ALIGNED
+    step = next(step for step in _ALIGNED if rows >= step)
+    return rows // step * step
 
 
 def _of_samples(x: AttentionInputs, samples: slice) -> AttentionInputs:
