@@ -25,6 +25,9 @@ def evaluate(model: LlavaForConditionalGeneration, *, n: int = 1000, seed: int =
     tokenizer = build_tokenizer()
     violating, usual = (scenes(n, seed=10_000 + seed, violating=broken) for broken in (True, False))
     result = {f"{name}, {split}": value for split in SPLITS for name, value in pope(model, violating, split).items()}
+    result["pope accuracy, random minus adversarial"] = (
+        result["pope accuracy, random"] - result["pope accuracy, adversarial"]
+    )
     result["colour accuracy"] = colour_accuracy(model, violating, tokenizer)
     captions = describe(model, violating, tokenizer)
     result |= {f"{name}, violating": value for name, value in chair(violating, captions).items()}

@@ -403,10 +403,10 @@ def test_a_card_says_when_nothing_was_missed(tmp_path, small):
     export(small, TINY, [good, good | {"gini of vhd": 0.2}], tmp_path, minutes=1.0)
     card = (tmp_path / "README.md").read_text()
     assert card.count("; aimed at") == 1
-    assert "These do not:" in card
+    assert "all but these." in card
     assert "- gini of vhd is 0.200 with seed 1; aimed at 0.35 to 1.00." in card
     export(small, TINY, [good], tmp_path, minutes=1.0)
-    assert "All of them do, with every seed shown." in (tmp_path / "README.md").read_text()
+    assert "all of them, with every seed shown." in (tmp_path / "README.md").read_text()
 
 
 # -- the shipped model -----------------------------------------------------------------------------------------------
