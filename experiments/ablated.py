@@ -48,7 +48,6 @@ class Ablator:
         self.model, self.ablation = model, ablation
         self.resumable = Resumable(model)
 
-    @torch.no_grad()
     def logits(
         self, inputs: Mapping[str, Tensor], units: Sequence[Unit], *, wanted: int
     ) -> Iterator[tuple[Unit | None, Float[Tensor, "prompt wanted vocab"]]]:
@@ -72,6 +71,7 @@ class Ablator:
         everything = [head for head in self.model.heads() if head.layer == layer]
         return self.ablation.of(everything)(clean.z[layer], clean.contexts[layer])
 
+    @torch.no_grad()
     def attentions(self, clean: CleanPass, uniform: Mapping[int, Tensor], layer: int, units: Sequence[Unit]) -> Tensor:
         """The layer's attention output without each unit's heads [unit row column d_model]."""
         z, replaced = clean.z[layer], self.replaced(clean, uniform, layer).to(clean.z[layer])

@@ -87,18 +87,15 @@ class HookedRunner:
     model: HookedModel
     ablation: Ablation
 
-    @torch.no_grad()
     def logits(
         self, inputs: Mapping[str, Tensor], units: Sequence[Unit], *, wanted: int
     ) -> Iterator[tuple[Unit | None, Tensor]]:
         """Logits of the last `wanted` columns, of the whole model (None) and without each unit."""
         for unit in (None, *units):
-            with self.model.hooks(*([self.ablation.of(unit.heads)] if unit else [])):
+            with torch.no_grad(), self.model.hooks(*([self.ablation.of(unit.heads)] if unit else [])):
                 places = self.model.positions_of(inputs["attention_mask"])
-                yield (
-                    unit,
-                    self.model.hf(**inputs, **places, logits_to_keep=wanted, use_cache=False).logits[:, -wanted:],
-                )
+                found = self.model.hf(**inputs, **places, logits_to_keep=wanted, use_cache=False).logits[:, -wanted:]
+            yield unit, found
 
 
 def runner_for(model: HookedModel, ablation: Ablation) -> Runner:
