@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.ratios import measure
-from head_analysis.retrieval import TopKeys
+from head_analysis.top_keys import LateTopKeys
 from headscope import HookedModel, Record, Where
 from headscope.recording import MassReader
 
@@ -57,6 +57,12 @@ def main(argv: list[str] | None = None) -> None:
         with model.hooks(*hooks):
             model.hf.generate(ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
 
+    def retrieve() -> None:
+        top = LateTopKeys(1)
+        generate(top)
+        for layer in model.layers():
+            top.of_sample(layer, 0, NEW_TOKENS)
+
     def show(title: str, ways: dict) -> None:
         print(title)
         for name, (seconds, ratio) in measure(ways, rounds=args.rounds).items():
@@ -75,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     show(
         f"generation of {NEW_TOKENS} tokens after {args.tokens}",
-        {"plain": generate, "retrieval: top key of every head": lambda: generate(TopKeys(1))},
+        {"plain": generate, "retrieval: top key of every head": retrieve},
     )
 
 

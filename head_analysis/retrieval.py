@@ -14,8 +14,8 @@ token early and scores 0 when it finds nothing, is not reproduced.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -23,11 +23,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from head_analysis.top_keys import LateTopKeys, TopKeys, best_keys, top_keys_reader
 from headscope.answers import answer_row, asked_of, stop_strings
 from headscope.errors import UsageError
 from headscope.generation import Generation
 from headscope.heads import Head
-from headscope.hooks import Context, Site, Where
 from headscope.model import HookedModel
 from headscope.runs import Run
 from headscope.samples import Sample, Span, Task, batches
@@ -50,14 +50,7 @@ def copy_hits(
     `rows[t]` is the attention of the query whose logits chose `tokens[t]`; keys beyond the prompt are earlier answer
     tokens and never count.
     """
-    return _hits(_best_keys(rows, top_k), tokens, prompt, needle)
-
-
-def _best_keys(rows: Float[Tensor, "*rest key"], k: int) -> Int[Tensor, "*rest {k}"]:
-    """Columns of the k largest weights, best first; -1 where fewer keys have any weight."""
-    best = rows.topk(min(k, rows.shape[-1]), -1)
-    found = best.indices.masked_fill(best.values <= 0, -1)
-    return torch.nn.functional.pad(found, (0, k - found.shape[-1]), value=-1)
+    return _hits(best_keys(rows, top_k), tokens, prompt, needle)
 
 
 def _hits(
@@ -181,33 +174,11 @@ def _check_marks(samples: Sequence[Sample]) -> None:
             )
 
 
-@dataclass(frozen=True)
-class TopKeys:
-    """Keeps where each head looks most in every decode row, as places in the sample."""
-
-    k: int
-    seen: dict[int, list[Tensor]] = field(default_factory=dict, compare=False, repr=False)
-
-    site: ClassVar[Site] = "pattern"
-    where: ClassVar[Where] = Where(phase="decode")
-
-    def __call__(self, act: Tensor, ctx: Context) -> Tensor:
-        """Notes the places; the rows stay as they are."""
-        columns = _best_keys(act, self.k).cpu()
-        places = ctx.key_positions[torch.arange(len(columns)).view(-1, 1, 1, 1), columns.clamp_min(0)]
-        self.seen.setdefault(ctx.layer, []).append(places.masked_fill(columns < 0, -1))
-        return act
-
-    def of_sample(self, layer: int, index: int, steps: int) -> Int[Tensor, "step head k"]:
-        """Places of one sample's answer steps."""
-        return torch.cat([places[index] for places in self.seen[layer]], 1).transpose(0, 1)[:steps]
-
-
 def _measured(
     model: HookedModel, task: Task, samples: Sequence[Sample], variant: Variant, top_k: int, room: int
 ) -> pd.DataFrame:
     """A row a sample: its answer, how right it is, and a column for every head."""
-    top = TopKeys(top_k)
+    top = top_keys_reader(model, top_k)
     with model.hooks(top):
         written = model.generate_batch(model.encode(samples), max_new_tokens=room, stop=stop_strings(task))
     rows = []
@@ -218,7 +189,7 @@ def _measured(
 
 
 def _sample_scores(
-    model: HookedModel, top: TopKeys, index: int, answer: Generation, *, dedup: bool
+    model: HookedModel, top: TopKeys | LateTopKeys, index: int, answer: Generation, *, dedup: bool
 ) -> dict[str, float]:
     located = model.tokens(answer.sample)
     start, end = located.marks["needle"]

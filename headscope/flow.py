@@ -34,6 +34,7 @@ class Flow:
         self.takes = frozenset(self._signature.parameters)
         self._image_tokens = image_tokens(getattr(hf, "config", None))
         self._mask: Tensor | None = None
+        self._real: Tensor | None = None  # that of the pass before, which a static cache's masks leave out
         self._decoder_mask: Tensor | None = None
         self._past = 0
         self._emit_from: Tensor | int | None = None
@@ -83,7 +84,8 @@ class Flow:
         self._running = True
         cache = given.get("past_key_values")
         self._past = int(cache.get_seq_length()) if cache is not None else 0
-        self._mask = _flat(given.get("attention_mask"))
+        self._real = _real_columns(given.get("attention_mask"), self._real, self._past)
+        self._mask = self._real
         self._decoder_mask = _flat(given.get("decoder_attention_mask"))
         self._forget()
         if self._past == 0:
@@ -147,7 +149,7 @@ class Flow:
         encodes = stack in _ENCODERS
         past = 0 if encodes else self._past
         mask = None if stack in _SENSES else self._decoder_mask if stack in ("decoder", "cross") else self._mask
-        if not past and keys > queries and stack != "cross" and mask is None:
+        if not past and keys > queries and stack != "cross" and mask is None and not self._running:
             past = keys - queries  # called below the whole model, with a cache this object has not seen
         places = _places(mask, batch, past + queries)
         columns = torch.arange(past, past + queries)
@@ -186,8 +188,28 @@ def _flat(mask: Any) -> Tensor | None:
     return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 
+def _real_columns(mask: Any, before: Tensor | None, past: int) -> Tensor | None:
+    """Which columns hold a token [batch column], from a mask of one or of two axes of tokens; None if it does not tell.
+
+    With a static cache, `generate` hands over masks that are made already [batch 1 query key], one for each kind of
+    layer. In the prompt's, every token is seen by itself at least; later ones may show a window's columns only, and
+    what is added then is no padding.
+    """
+    if isinstance(mask, Mapping):
+        mask = next((one for one in mask.values() if isinstance(one, Tensor)), None)
+    if not isinstance(mask, Tensor) or mask.ndim != 4:
+        return _flat(mask)
+    if not past:
+        return (mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2).any(1).any(1)
+    if before is None or before.shape[1] < past or len(before) != len(mask):
+        return None
+    return nn.functional.pad(before[:, :past].bool(), (0, mask.shape[2]), value=True)
+
+
 def _places(mask: Tensor | None, batch: int, columns: int) -> Tensor:
     """Place of each column in its sample [batch column], -1 for padding."""
+    if mask is not None and mask.shape[1] > columns and not mask[:, columns:].any():
+        mask = mask[:, :columns]  # the rest is room in a static cache
     if mask is None or mask.shape[1] != columns or batch % mask.shape[0]:
         return torch.arange(columns).expand(batch, -1)
     real = mask.bool().cpu()

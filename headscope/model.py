@@ -201,6 +201,11 @@ class HookedModel:
         finally:
             self._install(before)
 
+    @property
+    def in_force(self) -> tuple[Hook, ...]:
+        """The interventions of the `hooks` blocks that are open, in order."""
+        return self._active
+
     @contextmanager
     def unhooked(self) -> Iterator["HookedModel"]:
         """Inside the block the model runs without any intervention; those around it come back after."""

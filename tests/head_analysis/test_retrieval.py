@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-import headscope.engine.edit
+import head_analysis.top_keys
 from head_analysis import copy_hits, copy_score, measure_retrieval, retrieval_scores
 from headscope import Head, HookedModel, Sample, UsageError
 from headscope.runs import Run
@@ -336,15 +336,21 @@ def unchecked(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-def test_a_decode_call_reads_one_row_and_the_prompt_none(model, monkeypatch):
-    asked = []
-    plain = headscope.engine.edit.pattern_rows
+def test_one_row_a_token_and_of_the_prompt_only_the_last(model, monkeypatch):
+    asked, first = [], []
+    plain, row = head_analysis.top_keys.score_rows, head_analysis.top_keys.pattern_rows
 
-    def pattern_rows(x, heads, block):
-        found = plain(x, heads, block)
-        asked.append((found.shape[2], x.query.shape[2]))
+    def score_rows(x, **options):
+        asked.append((x.query.shape[2], x.n_keys))
+        return plain(x, **options)
+
+    def pattern_rows(x, **options):
+        found = row(x, **options)
+        first.append((found.shape[2], x.query.shape[2]))
         return found
 
-    monkeypatch.setattr(headscope.engine.edit, "pattern_rows", pattern_rows)
+    monkeypatch.setattr(head_analysis.top_keys, "score_rows", score_rows)
+    monkeypatch.setattr(head_analysis.top_keys, "pattern_rows", pattern_rows)
     retrieval_scores(model, Copying(lengths=(27,), repeats=1), max_new_tokens=4)
-    assert asked == [(1, 27)] * 2 + [(1, 1)] * 6  # (rows, queries of the call), two layers a step
+    assert asked == [(3, 30)] * 2  # (rows, keys) of the two layers: all later steps at once
+    assert first == [(1, 27)] * 2  # (rows, queries of the call)

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import jaxtyping
 import pytest
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import AttentionInterface
 
 from headscope import Context, Head, HookedModel, Record, UnsupportedModelError, UsageError, Where
+from headscope.engine.inputs import AttentionInputs
 from headscope.hooks import Site
 from tests.test_tiny import prediction
 from tests.tiny import FIRST_WORD, IMAGE_TOKEN, TINY, VOCAB, build, left_padded, prompt
@@ -31,6 +32,17 @@ class Edit:
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
         return self.change(act, ctx)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Notes where it is called."""
+
+    where: ClassVar[Where] = Where()
+    seen: list[Context] = field(default_factory=list, compare=False)
+
+    def read(self, x: AttentionInputs, ctx: Context) -> None:
+        self.seen.append(ctx)
 
 
 def scaled(factor: float | Tensor, where: Where | None = None, site: Site = "z") -> Edit:
@@ -333,6 +345,22 @@ def test_padding_is_never_touched(llama):
     assert contexts[0].positions.tolist() == [[-1] * 5 + list(range(11)), list(range(16))]
     assert contexts[0].length.tolist() == [11, 16]
     assert torch.equal(contexts[0].active, batch["attention_mask"].bool())
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
+@pytest.mark.parametrize("padded", [True, False])
+def test_places_are_the_same_in_a_static_cache(name, padded):
+    model = hooked(name)
+    inputs = left_padded(prompt(16), prompt(9, seed=1)) if padded else prompt(16)
+    seen: dict[str, list] = {}
+    for cache in ("dynamic", "static"):
+        watch = Watch()
+        with torch.no_grad(), model.hooks(watch):
+            options = {} if cache == "dynamic" else {"cache_implementation": "static"}
+            model.hf.generate(**inputs, max_new_tokens=4, do_sample=False, pad_token_id=0, **options)
+        seen[cache] = [(ctx.layer, ctx.positions.tolist(), ctx.length.tolist()) for ctx in watch.seen]
+    assert seen["static"] == seen["dynamic"]
+    assert seen["static"][0][1][-1][0] == (-1 if padded else 0)
 
 
 def test_padding_of_the_text_is_not_taken_for_padding_of_the_image():
