@@ -456,10 +456,12 @@ class HookedModel:
     def _collect(self, samples: Sequence[Sample | str], collector: Any, batch_tokens: int) -> list[Any]:
         samples = [_as_sample(sample) for sample in samples]
         found: list[Any] = [None] * len(samples)
+        spared = {"logits_to_keep": 1, "use_cache": False}  # of a long prompt, both take more memory than what is read
+        options = {name: value for name, value in spared.items() if name in self.forward_arguments}
         for places, chosen in batches(samples, lambda sample: len(self.tokens(sample).ids), batch_tokens):
             keeper = collector(chosen)
             with self.hooks(keeper):
-                self._run(self.encode(chosen))
+                self._run(self.encode(chosen), **options)
             for i, place in enumerate(places):
                 found[place] = keeper.of_sample(i)
         return found

@@ -11,6 +11,7 @@ from interventions.patch import Activations, Patch, activations
 from interventions.recycled import RecycledAttention
 from interventions.reference import HeadOutputs, head_outputs
 from interventions.scale import Scale
+from interventions.steer import Project, Steer
 from interventions.topk import TopKeys
 from interventions.var import VAR
 from interventions.vhr import VHR
@@ -28,9 +29,11 @@ __all__ = [
     "KnockOut",
     "MutualMask",
     "Patch",
+    "Project",
     "RecycledAttention",
     "Scale",
     "SinkWindow",
+    "Steer",
     "TopKeys",
     "activations",
     "head_outputs",

@@ -4,10 +4,11 @@ from collections import Counter
 from functools import cache
 
 import pytest
+import torch
 
 from experiments.controls import with_controls
 from headscope import Head, UsageError
-from interventions import ACT, VAR, VHR, Ablate, KnockOut, Scale
+from interventions import ACT, VAR, VHR, Ablate, KnockOut, Project, Scale, Steer
 from tests.headscope import test_hooks
 
 hooked = cache(test_hooks.hooked)
@@ -36,6 +37,21 @@ def test_operators_have_random_twins():
     )
     (_, *controls) = with_controls(model, "act", [ACT()], draws=2)
     assert [control.interventions[0] for control in controls] == [ACT(lowers="random", seed=seed) for seed in (0, 1)]
+
+
+@pytest.mark.parametrize("kind", [Steer, Project])
+def test_directions_have_random_twins_of_the_same_length_at_the_same_places(kind):
+    one = kind({"L0H1": torch.arange(8.0), "L1H2": torch.ones(8)})
+    (_, *controls) = with_controls(hooked("llama"), "steered", [one], draws=2)
+    for seed, control in enumerate(controls):
+        (drawn,) = control.interventions
+        assert type(drawn) is kind
+        assert drawn.directions.keys() == one.directions.keys()
+        for place, vector in one.directions.items():
+            expected = one.random_like(seed).directions[place]
+            assert torch.equal(drawn.directions[place], expected)
+            assert not torch.allclose(drawn.directions[place], vector)
+            torch.testing.assert_close(drawn.directions[place].norm(), vector.norm())
 
 
 def test_what_has_no_twin_stays_and_alone_has_no_control():
