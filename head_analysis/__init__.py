@@ -24,8 +24,11 @@ from head_analysis.retrieval import Retrieval, copy_hits, copy_score, measure_re
 from head_analysis.score_files import read_score_file
 from head_analysis.separation import Separation, measure_separation
 from head_analysis.sink_reading import sink_report
+from head_analysis.sink_rules import SinkRule
 from head_analysis.sink_summary import SinkReport
 from head_analysis.sinks import SinkDimensions, sink_dimensions, sink_tokens
+from head_analysis.text_sink_tables import TextSinks
+from head_analysis.text_sinks import text_sinks
 from head_analysis.vhd import VHD, measure_vhd, token_vhd, vhd_of_answers
 from head_analysis.vision import divergence
 
@@ -39,6 +42,8 @@ __all__ = [
     "Separation",
     "SinkDimensions",
     "SinkReport",
+    "SinkRule",
+    "TextSinks",
     "circuit_overlap",
     "copy_hits",
     "copy_score",
@@ -70,6 +75,7 @@ __all__ = [
     "sink_report",
     "sink_tokens",
     "step_kinds",
+    "text_sinks",
     "token_table",
     "token_vhd",
     "top_share",
