@@ -7,9 +7,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from experiments.compare import Comparison, Condition, as_conditions
+from experiments.compare import Comparison, Condition, as_conditions, each_condition
 from headscope.errors import UsageError
 from headscope.model import HookedModel
 from headscope.prompting import Hook
@@ -50,18 +49,13 @@ def compare_choices(
 ) -> Comparison:
     """The choices of a model under every condition; as `compare`, with the margin beside the score."""
     conditions = as_conditions(conditions)
-    tables = []
-    for condition in tqdm(conditions, desc="conditions", disable=None if progress else True):
-        if run is not None and run.has_cell(condition.name):
-            tables.append(run.cell(condition.name))
-            continue
+
+    def chosen(condition: Condition) -> pd.DataFrame:
         with model.hooks(*condition.interventions):
-            table = choice_scores(model, task, batch_tokens=batch_tokens)
-        table = table.assign(condition=condition.name, kind=condition.kind, family=condition.family)
-        if run is not None:
-            run.save_cell(condition.name, table)
-        tables.append(table)
-    return Comparison(pd.concat(tables, ignore_index=True), {"model": model.name, "task": repr(task)})
+            return choice_scores(model, task, batch_tokens=batch_tokens)
+
+    table = each_condition(run, conditions, chosen, progress=progress)
+    return Comparison(table, {"model": model.name, "task": repr(task)})
 
 
 def _rows(samples: Sequence[Sample], values: Sequence[Tensor], greedy: Sequence[bool] | None) -> pd.DataFrame:

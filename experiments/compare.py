@@ -6,14 +6,13 @@ kind are also summed up in a row of their own: the mean over draws, with an inte
 of the draws.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from headscope.answers import answer_row, asked_of, stop_strings
 from headscope.draws import Match, draw_heads
@@ -22,9 +21,11 @@ from headscope.evidence import crossed_interval, false_discovery, mean_interval,
 from headscope.heads import Head
 from headscope.hooks import Phase
 from headscope.model import HookedModel
+from headscope.progress import progress_bar
 from headscope.prompting import Hook
 from headscope.runs import Run
 from headscope.samples import Task
+from headscope.sharing import do_cells
 from interventions import Ablate, HeadOutputs
 from interventions.ablate import Mode
 
@@ -144,20 +145,41 @@ def compare(
     conditions = as_conditions(conditions)
     samples, room = asked_of(model, task, max_new_tokens)
     stop = stop_strings(task)
-    tables = []
-    for condition in tqdm(conditions, desc="conditions", disable=None if progress else True):
-        if run is not None and run.has_cell(condition.name):
-            tables.append(run.cell(condition.name))
-            continue
+
+    def answered(condition: Condition) -> pd.DataFrame:
         with model.hooks(*condition.interventions):
             answers = model.generate(samples, max_new_tokens=room, stop=stop, batch_tokens=batch_tokens)
         table = pd.DataFrame([answer_row(task, answer) for answer in answers])
         table.insert(0, "sample", range(len(table)))
-        table = table.assign(condition=condition.name, kind=condition.kind, family=condition.family)
-        if run is not None:
-            run.save_cell(condition.name, table)
-        tables.append(table)
-    return Comparison(pd.concat(tables, ignore_index=True), {"model": model.name, "task": repr(task)})
+        return table
+
+    table = each_condition(run, conditions, answered, progress=progress)
+    return Comparison(table, {"model": model.name, "task": repr(task)})
+
+
+def each_condition(
+    run: Run | None,
+    conditions: Sequence[Condition],
+    measure: Callable[[Condition], pd.DataFrame],
+    *,
+    progress: bool,
+) -> pd.DataFrame:
+    """What is measured under every condition, one below the other, with the condition's name, kind and family.
+
+    With a `run`, each finished condition is kept there and not measured again.
+    """
+    named = {condition.name: condition for condition in conditions}
+
+    def do(names: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+        for condition in map(named.__getitem__, names):
+            about = {"condition": condition.name, "kind": condition.kind, "family": condition.family}
+            yield condition.name, measure(condition).assign(**about)
+
+    with progress_bar(len(named), "conditions", shown=progress) as update:
+        tables = do_cells(
+            run, list(named), do, columns=("sample", "score", "condition"), update=lambda _, __: update(1)
+        )
+    return pd.concat(tables.values(), ignore_index=True)
 
 
 def against_random(

@@ -11,21 +11,22 @@ answer at all is harmless, and never helpful.
 What is kept was chosen for these samples: judge it on others, beside random heads of equal number and equal layers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from tqdm.auto import tqdm
 
 from experiments.choosing import choice_scores
 from headscope.errors import UsageError
 from headscope.evidence import bootstrap_means
 from headscope.heads import Head, parse_heads
 from headscope.model import HookedModel
+from headscope.progress import progress_bar
 from headscope.runs import Run
+from headscope.sharing import do_cells
 from interventions.act import ACT
 from tasks.choices import ChoiceTask
 from tasks.manifest import digest, item_rows
@@ -132,27 +133,32 @@ def filter_heads(
     if not candidates:
         raise UsageError("no head is left to calibrate; give heads=, or an ACT with layers of the model")
     asked = digest([repr(replace(act, heads=None, layers=None)), model.name, *_items(model, tasks)])
-    found = {}
-    for head in tqdm((None, *candidates), desc="heads", disable=None if progress else True):
-        key = _NONE if head is None else str(head)
-        if run is not None and run.has_cell(key):
-            table = run.cell(key)
-            if set(table["asked"]) != {asked}:
-                raise UsageError(
-                    f"{run.path} holds {key!r} for another model, operator or other samples; ask the same ones, or "
-                    "start a run in another folder"
-                )
-        else:
-            edits = () if head is None else (replace(act, heads=(head,), layers=None),)
-            with model.hooks(*edits):
+    edits = {_NONE: (), **{str(head): (replace(act, heads=(head,), layers=None),) for head in candidates}}
+
+    def do(keys: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+        for key in keys:
+            with model.hooks(*edits[key]):
                 parts = [
                     choice_scores(model, task, batch_tokens=batch_tokens).assign(task=name)
                     for name, task in tasks.items()
                 ]
-            table = pd.concat(parts, ignore_index=True).assign(head=key, asked=asked)
-            if run is not None:
-                run.save_cell(key, table)
-        found[key] = {name: part["score"].to_numpy(float) for name, part in table.groupby("task", sort=False)}
+            yield key, pd.concat(parts, ignore_index=True).assign(head=key, asked=asked)
+
+    with progress_bar(len(edits), "heads", shown=progress) as update:
+
+        def note(key: str, table: pd.DataFrame) -> None:
+            if run is not None and set(table["asked"]) != {asked}:
+                raise UsageError(
+                    f"{run.path} holds {key!r} for another model, operator or other samples; ask the same ones, or "
+                    "start a run in another folder"
+                )
+            update(1)
+
+        tables = do_cells(run, list(edits), do, columns=("task", "score", "asked"), update=note)
+    found = {
+        key: {name: part["score"].to_numpy(float) for name, part in table.groupby("task", sort=False)}
+        for key, table in tables.items()
+    }
     gains = {name: np.stack([found[str(head)][name] - found[_NONE][name] for head in candidates]) for name in tasks}
     return HeadFilter(candidates, gains, rule, seed=seed)
 

@@ -5,13 +5,12 @@ stands alone: a task lists length, recall and the share of yes beside hallucinat
 to everything, makes up less as well.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from experiments.compare import Condition, as_conditions
 from headscope.answers import answer_row, asked_of, stop_strings
@@ -19,9 +18,11 @@ from headscope.clusters import ClusterBootstrap, Metric, cluster_sums
 from headscope.errors import UsageError
 from headscope.evidence import false_discovery
 from headscope.model import HookedModel
+from headscope.progress import progress_bar
 from headscope.prompting import Hook
 from headscope.runs import Run
 from headscope.samples import Sample, Task
+from headscope.sharing import do_cells
 from tasks.manifest import digest, item_rows
 
 _CLUSTER = "image_id"
@@ -164,24 +165,30 @@ def judge(
     samples, room = asked_of(model, task, max_new_tokens)
     settings = {"max_new_tokens": room, "batch_tokens": batch_tokens, "stop": stop_strings(task)}
     items = [digest(row) for row in item_rows(samples)]
-    tables = []
-    with tqdm(total=len(asked) * len(samples), desc="answers", disable=None if progress else True) as bar:
-        for condition in asked:
-            for start in range(0, len(samples), chunk):
-                part = slice(start, start + chunk)
-                key = f"{name}: " * bool(name) + f"{condition.name}, items {start}-{min(part.stop, len(samples)) - 1}"
-                if run is not None and run.has_cell(key):
-                    table = _kept(run, key, items[part])
-                else:
-                    table = _answered(model, task, condition, samples[part], settings)
-                    table.insert(0, "sample", range(start, start + len(table)))
-                    table.insert(1, "item", items[part])
-                    if run is not None:
-                        run.save_cell(key, table)
-                tables.append(table)
-                bar.update(len(table))
+    cells = {}
+    for condition in asked:
+        for start in range(0, len(samples), chunk):
+            stop = min(start + chunk, len(samples))
+            key = f"{name}: " * bool(name) + f"{condition.name}, items {start}-{stop - 1}"
+            cells[key] = (condition, range(start, stop))
+
+    def do(keys: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+        for key in keys:
+            condition, places = cells[key]
+            table = _answered(model, task, condition, [samples[i] for i in places], settings)
+            table.insert(0, "sample", places)
+            table.insert(1, "item", [items[i] for i in places])
+            yield key, table
+
+    with progress_bar(len(asked) * len(samples), "answers", shown=progress) as update:
+
+        def note(key: str, table: pd.DataFrame) -> None:
+            _refuse_others(run, key, table, [items[i] for i in cells[key][1]])
+            update(len(table))
+
+        tables = do_cells(run, list(cells), do, columns=("item", "condition"), update=note)
     about = {"model": model.name, "task": repr(task), "items": digest(items)}
-    return Judgement(pd.concat(tables, ignore_index=True), tuple(task.metrics), about)
+    return Judgement(pd.concat(tables.values(), ignore_index=True), tuple(task.metrics), about)
 
 
 def _answered(
@@ -193,14 +200,12 @@ def _answered(
     return table.assign(condition=condition.name, kind=condition.kind, family=condition.family)
 
 
-def _kept(run: Run, key: str, items: Sequence[str]) -> pd.DataFrame:
-    table = run.cell(key)
-    if list(table["item"]) != list(items):
+def _refuse_others(run: Run | None, key: str, table: pd.DataFrame, items: Sequence[str]) -> None:
+    if run is not None and list(table["item"]) != list(items):
         raise UsageError(
             f"{run.path} holds answers to other items under {key!r}: images, questions or their order have changed; ask "
             "the same ones, or start a run in another folder"
         )
-    return table
 
 
 class _Parts(NamedTuple):

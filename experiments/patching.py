@@ -18,7 +18,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from experiments.answer_metrics import Metric
 from experiments.effects import (
@@ -35,6 +34,7 @@ from headscope.evidence import mean_interval
 from headscope.heads import Head
 from headscope.hooks import KEY_SITES, Site
 from headscope.model import HookedModel
+from headscope.progress import with_progress
 from headscope.samples import Sample
 from headscope.scores import HeadScores
 from interventions.patch import Activations, Patch, activations
@@ -173,7 +173,7 @@ def _swept(
             into, other = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
             made = patches(activations(model, other, site, batch_tokens=batch_tokens), into)
             done: dict[int, Tensor] = {}
-            for (layer, column), patch in tqdm(made.items(), desc="patching", disable=None if progress else True):
+            for (layer, column), patch in with_progress(made.items(), "patching", shown=progress):
                 if id(patch) not in done:  # one patch may stand for several heads
                     with model.hooks(patch):
                         done[id(patch)] = pairs.measured(metric, last_logits(model, into))

@@ -20,7 +20,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from experiments.answer_metrics import Metric
 from experiments.effects import (
@@ -38,6 +37,7 @@ from headscope.errors import UnsupportedModelError, UsageError
 from headscope.heads import Head, parse_heads
 from headscope.hooks import Where
 from headscope.model import HookedModel
+from headscope.progress import with_progress
 from headscope.recording import Keep
 from headscope.samples import Sample
 from headscope.scores import HeadScores
@@ -81,7 +81,7 @@ def path_patching(
             found.note(pairs, metric)
             places = list(pairs.places)
             setting = _Setting.of(model, pairs, positions, receiver_positions, mlps, batch_tokens)
-            for sender in tqdm(chosen, desc="paths", disable=None if progress else True):
+            for sender in with_progress(chosen, "paths", shown=progress):
                 logits = pairs.clean_logits
                 if sender.layer < last:
                     logits = _answer(model, setting, sender, into, through)

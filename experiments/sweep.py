@@ -1,36 +1,51 @@
-"""Ablation sweeps: every head (or pair, layer, group) taken out in turn, and what that does to the answer's logits.
+"""Ablation sweeps: every head (or pair, layer, group) taken out in turn, and what that does to the answers.
 
 The effect of a unit on a sample is the metric without it minus the metric of the whole model: below 0 for a unit that the
 answer needs, if more of the metric is better. All values are exact; what makes them cheap is in `experiments.ablated`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from functools import partial
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from experiments.ablated import Ablation, Ablator
-from experiments.answer_metrics import answers_of, measured
+from experiments.ablated import Ablation
+from experiments.sweep_cells import WORTH, Cell, cells_of, share_of, together
+from experiments.sweep_values import (
+    Asked,
+    HookedRunner,
+    LogitValues,
+    Metric,
+    Runner,
+    TaskScores,
+    Values,
+    asked_all,
+    runner_for,
+)
 from experiments.units import Unit
-from headscope.encoding import pad_left
-from headscope.errors import HeadscopeError, UnsupportedModelError, UsageError
+from headscope.answers import asked_of
+from headscope.errors import UsageError
 from headscope.evidence import false_discovery, paired_difference
-from headscope.hooks import Record
+from headscope.heads import parse_heads
 from headscope.model import HookedModel
+from headscope.progress import progress_bar
 from headscope.runs import Run
-from headscope.samples import Sample, batches
+from headscope.samples import Sample, Task
 from headscope.scores import HeadScores
+from headscope.sharing import do_cells
 
-Metric = Literal["logit_difference", "probability", "kl", "loss"]
-"""`logit_difference`: logit of the right answer's first token minus that of the wrong one's. `probability`: of the right
-answer's first token. `kl`: KL(clean || ablated) of the next-token distributions, nats. `loss`: mean loss of the answer's
-tokens under teacher forcing, nats."""
+__all__ = ["HookedRunner", "Metric", "Runner", "Sweep", "run_sweep", "runner_for", "sweep_of"]
+
+_COLUMNS = ("unit", "sample", "clean", "value")
+_META = ("model", "revision", "mode", "seed")
 
 
 @dataclass(frozen=True)
@@ -41,9 +56,24 @@ class Sweep:
     units: tuple[Unit, ...]
     metric: Metric
     meta: Mapping[str, Any] = field(default_factory=dict)
+    cells: int = 1
+    """Cells of the whole sweep."""
+    missing: tuple[str, ...] = ()
+    """Keys of the cells that are not done yet; the table has no rows of them."""
+
+    @property
+    def note(self) -> str:
+        """What is still missing and how to get it; empty for a sweep that is whole."""
+        if not self.missing:
+            return ""
+        return f"{len(self.missing)} of {self.cells} cells are still missing: run the other shards, or --resume"
 
     def scores(self) -> HeadScores:
-        """Effects of single heads, NaN for heads that were not swept; UsageError if no unit is a single head."""
+        """Effects of single heads, NaN for heads that were not swept.
+
+        UsageError if no unit is a single head, or cells are missing.
+        """
+        self._refuse_gaps()
         single = [unit for unit in self.units if len(unit.heads) == 1]
         if not single:
             raise UsageError("no unit of this sweep is a single head; look at summary() instead")
@@ -58,7 +88,9 @@ class Sweep:
         """A row for each unit, largest effect first: mean effect, interval over samples, n, p, and q over all units.
 
         p is that of the paired difference from the whole model; q its false-discovery rate (Benjamini-Hochberg).
+        UsageError if cells are missing: a ranking of what happens to be there would mislead.
         """
+        self._refuse_gaps()
         rows = []
         for name, part in self.table.groupby("unit", sort=False):
             found = paired_difference(part["value"].to_numpy(), part["clean"].to_numpy(), level=level)
@@ -69,41 +101,9 @@ class Sweep:
         table["q"] = false_discovery(table["p"].to_numpy(float))
         return table.sort_values("effect", key=lambda effects: -effects.abs(), kind="stable").reset_index(drop=True)
 
-
-@runtime_checkable
-class Runner(Protocol):
-    """What gives the logits of a batch without each unit."""
-
-    def logits(
-        self, inputs: Mapping[str, Tensor], units: Sequence[Unit], *, wanted: int
-    ) -> Iterator[tuple[Unit | None, Tensor]]:
-        """Logits of the last `wanted` columns, of the whole model (None) and without each unit."""
-
-
-@dataclass(frozen=True)
-class HookedRunner:
-    """One whole pass a unit: for models whose passes cannot be taken up in the middle, and the reference of the other."""
-
-    model: HookedModel
-    ablation: Ablation
-
-    def logits(
-        self, inputs: Mapping[str, Tensor], units: Sequence[Unit], *, wanted: int
-    ) -> Iterator[tuple[Unit | None, Tensor]]:
-        """Logits of the last `wanted` columns, of the whole model (None) and without each unit."""
-        for unit in (None, *units):
-            with torch.no_grad(), self.model.hooks(*([self.ablation.of(unit.heads)] if unit else [])):
-                places = self.model.positions_of(inputs["attention_mask"])
-                found = self.model.hf(**inputs, **places, logits_to_keep=wanted, use_cache=False).logits[:, -wanted:]
-            yield unit, found
-
-
-def runner_for(model: HookedModel, ablation: Ablation) -> Runner:
-    """The fast runner where the model allows it, else the one that runs whole passes."""
-    try:
-        return Ablator(model, ablation)
-    except UnsupportedModelError:
-        return HookedRunner(model, ablation)
+    def _refuse_gaps(self) -> None:
+        if self.missing:
+            raise UsageError(self.note)
 
 
 def run_sweep(
@@ -116,133 +116,125 @@ def run_sweep(
     batch_tokens: int = 2048,
     run: Run | None = None,
     part: str = "",
+    shard: tuple[int, int] = (0, 1),
+    task: Task | None = None,
+    max_new_tokens: int | None = None,
     runner: Runner | None = None,
     progress: bool = False,
 ) -> Sweep:
     """The effect of every unit on every sample.
 
     With a `run`, what is done of a batch for the units that begin in one layer is kept there as one cell, and not done
-    again; `part` names this share of the units where several processes work on one run. Raises UsageError for samples
-    without the answers that the metric needs, HeadscopeError for logits that are not finite, naming the layer.
+    again; several processes may work on one run, and `part` tells several sweeps in one run apart. `shard` (i, n) does
+    the i-th of n shares of the cells, i from 0. The sweep that is returned says what is still missing. `score` needs the
+    `task`, and room for the answer (`max_new_tokens`; the task's own if not given).
+
+    Raises UsageError for samples without the answers that the metric needs or longer than the model's context, and for a
+    run that holds cells of another sweep; HeadscopeError for logits that are not finite, naming the layer.
     """
+    _check(samples, units, metric, task)
+    ablation = ablation or Ablation()
+    room = asked_of(model, task, max_new_tokens)[1] if task is not None and metric == "score" else 0
+    asked = asked_all(model, samples, metric, room)
+    cells = cells_of(
+        [len(one.ids) for one in asked], units, batch_tokens=batch_tokens, n_layers=model.n_layers, part=part
+    )
+    mine = share_of(cells, shard)
+    meta = {"model": model.name, "revision": model.revision, "mode": ablation.mode, "seed": ablation.seed}
+    if run is not None:
+        dtype = str(model.hf.dtype)
+        about = {**meta, "metric": metric, "dtype": dtype, "batch_tokens": batch_tokens, "max_new_tokens": room}
+        run.plan(_plan(part), [cell.key for cell in cells], {**about, **_identified(samples, asked, units)})
+    if task is not None and metric == "score":
+        values = TaskScores(model, ablation, samples, task, room).of
+    else:
+        values = LogitValues(model, runner or runner_for(model, ablation), samples, asked, metric).of
+    named = {cell.key: cell for cell in mine}
+    with progress_bar(sum(cell.rows for cell in mine), "ablating", shown=progress) as update:
+        found = do_cells(
+            run,
+            list(named),
+            partial(_measured, values, named),
+            together=together(mine, worth=math.inf if run is None else WORTH),
+            columns=_COLUMNS,
+            rows={key: cell.rows for key, cell in named.items()},
+            update=lambda key, _: update(named[key].rows),
+        )
+    if run is not None:
+        return sweep_of(run, part=part)
+    missing = tuple(cell.key for cell in cells if cell.key not in found)
+    return Sweep(_joined(list(found.values())), tuple(units), metric, meta, len(cells), missing)
+
+
+def sweep_of(run: Run, *, part: str = "") -> Sweep:
+    """The sweep that a run holds, as far as it is done; UsageError if none was begun there."""
+    plan = run.plans().get(_plan(part))
+    if plan is None:
+        raise UsageError(
+            f"{run.path} holds no sweep named {_plan(part)!r}; it holds {', '.join(run.plans()) or 'none'}"
+        )
+    units = tuple(Unit(name, parse_heads(heads)) for name, heads in plan["units"].items())
+    tables = {key: run.finished_cell(key, columns=_COLUMNS) for key in plan["cells"]}
+    missing = tuple(key for key, table in tables.items() if table is None)
+    table = _joined([table for table in tables.values() if table is not None])
+    return Sweep(table, units, plan["metric"], {key: plan[key] for key in _META}, len(tables), missing)
+
+
+def _check(samples: Sequence[Sample], units: Sequence[Unit], metric: Metric, task: Task | None) -> None:
     if metric not in get_args(Metric):
         raise UsageError(f"metric {metric!r} is not known; use one of {', '.join(get_args(Metric))}")
+    if metric == "score" and task is None:
+        raise UsageError("metric 'score' is the task's own score of an answer; give the task, or use another metric")
     if not samples or not units:
         raise UsageError(
             f"{len(samples)} samples and {len(units)} units were given; a sweep needs at least one of each"
         )
-    ablation = ablation or Ablation()
-    runner = runner or runner_for(model, ablation)
-    asked = [_Asked.of(model, sample, metric) for sample in samples]
-    layers = sorted({unit.first for unit in units})
-    tables = []
-    chunks = list(batches(range(len(samples)), lambda i: len(asked[i].ids), batch_tokens))
-    with tqdm(total=len(chunks) * len(units), desc="ablating", disable=None if progress else True) as bar:
-        for number, (places, _) in enumerate(chunks):
-            keys = {layer: f"{part}batch {number}, from layer {layer}" for layer in layers}
-            done = {layer for layer in layers if run is not None and run.has_cell(keys[layer])}
-            tables += [run.cell(keys[layer]) for layer in sorted(done)] if run is not None else []
-            left = [unit for unit in units if unit.first not in done]
-            bar.update(len(units) - len(left))
-            for layer, table in _measured(model, runner, samples, asked, places, left, metric, bar):
-                if run is not None:
-                    run.save_cell(keys[layer], table)
-                tables.append(table)
-    table = pd.concat(tables, ignore_index=True)
-    meta = {"model": model.name, "revision": model.revision, "mode": ablation.mode, "seed": ablation.seed}
-    return Sweep(table.assign(effect=table["value"] - table["clean"]), tuple(units), metric, meta)
+    names = [unit.name for unit in units]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"unit {twice[0]!r} is given twice; names must differ")
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What of one sample is run, and how many of its last logits are wanted."""
+def _plan(part: str) -> str:
+    return f"sweep {part}".strip()
 
-    ids: tuple[int, ...]
-    answer: tuple[int, ...]
 
-    @classmethod
-    def of(cls, model: HookedModel, sample: Sample, metric: Metric) -> "_Asked":
-        prompt = model.tokens(sample).ids
-        if metric != "loss":
-            return cls(prompt, ())
-        answer = model.tokenizer(sample.target, add_special_tokens=False).input_ids
-        if not answer:
-            raise UsageError(
-                f"the sample {sample.prompt[-40:]!r} has no target whose loss could be measured; give it one"
-            )
-        return cls((*prompt, *answer[:-1]), tuple(answer))
+def _identified(samples: Sequence[Sample], asked: Sequence[Asked], units: Sequence[Unit]) -> dict[str, Any]:
+    """What tells this sweep's cells from those of another, as far as it is not in its settings."""
+    told = [
+        [list(one.ids), sample.target, str(sample.meta.get("foil", ""))]
+        for sample, one in zip(samples, asked, strict=True)
+    ]
+    return {
+        "samples": len(samples),
+        "sha256": hashlib.sha256(json.dumps(told).encode()).hexdigest(),
+        "units": {unit.name: [str(head) for head in unit.heads] for unit in units},
+    }
 
 
 def _measured(
-    model: HookedModel,
-    runner: Runner,
-    samples: Sequence[Sample],
-    asked: Sequence[_Asked],
-    places: Sequence[int],
-    units: Sequence[Unit],
-    metric: Metric,
-    bar: Any,
-) -> Iterator[tuple[int, pd.DataFrame]]:
-    """A table for the units of each layer, as soon as they are done."""
-    if not units:
-        return
-    mine = [asked[i] for i in places]
-    inputs = {
-        name: value.to(model.device) for name, value in pad_left([one.ids for one in mine], model.processor).items()
-    }
-    wanted = max(1, *(len(one.answer) for one in mine)) if mine else 1
-    measure = _Measure(model, [samples[i] for i in places], mine, metric)
-    found = runner.logits(inputs, units, wanted=wanted)
-    _, whole = next(found)
-    _refuse_infinite(model, whole, inputs, None)
-    clean = measure(whole, whole)
-    rows: dict[int, list[pd.DataFrame]] = {}
-    expected = {layer: sum(unit.first == layer for unit in units) for layer in {unit.first for unit in units}}
-    for unit, logits in found:
+    values: Callable[[Sequence[int], Sequence[Unit]], Values], named: Mapping[str, Cell], keys: Sequence[str]
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Cells of one batch, each with its table as soon as its units are done."""
+    cells = [named[key] for key in keys]
+    places = cells[0].places
+    found = values(places, [unit for cell in cells for unit in cell.units])
+    _, clean = next(found)
+    rows: dict[str, list[pd.DataFrame]] = {cell.key: [] for cell in cells}
+    cell_of = {unit.name: cell for cell in cells for unit in cell.units}
+    for unit, value in found:
         assert unit is not None  # the whole model comes first, and once
-        _refuse_infinite(model, logits, inputs, unit)
-        value = measure(logits, whole).double().numpy()
-        table = pd.DataFrame(
-            {"unit": unit.name, "sample": list(places), "clean": clean.double().numpy(), "value": value}
-        )
-        rows.setdefault(unit.first, []).append(table)
-        bar.update(1)
-        if len(rows[unit.first]) == expected[unit.first]:
-            yield unit.first, pd.concat(rows.pop(unit.first), ignore_index=True)
+        cell = cell_of[unit.name]
+        rows[cell.key].append(_table(unit, places, clean, value))
+        if len(rows[cell.key]) == len(cell.units):
+            yield cell.key, pd.concat(rows.pop(cell.key), ignore_index=True)
 
 
-class _Measure:
-    """The metric of a batch's logits."""
-
-    def __init__(self, model: HookedModel, samples: Sequence[Sample], asked: Sequence[_Asked], metric: Metric) -> None:
-        self._metric, self._asked = metric, asked
-        self._answers = None if metric == "loss" else answers_of(model, samples, samples, metric)
-
-    def __call__(
-        self, logits: Float[Tensor, "sample wanted vocab"], clean: Float[Tensor, "sample wanted vocab"]
-    ) -> Float[Tensor, " sample"]:
-        if self._answers is not None and self._metric != "loss":
-            return measured(self._metric, logits[:, -1], clean[:, -1], self._answers)
-        return torch.stack([_loss(row, one.answer) for row, one in zip(logits, self._asked, strict=True)]).cpu()
+def _table(unit: Unit, places: Sequence[int], clean: Tensor, value: Tensor) -> pd.DataFrame:
+    numbers = {"clean": clean.double().numpy(), "value": value.double().numpy()}
+    return pd.DataFrame({"unit": unit.name, "sample": list(places), **numbers})
 
 
-def _loss(logits: Float[Tensor, "wanted vocab"], answer: Sequence[int]) -> Tensor:
-    target = torch.tensor(answer, device=logits.device)
-    return torch.nn.functional.cross_entropy(logits[-len(answer) :].float(), target)
-
-
-@torch.no_grad()
-def _refuse_infinite(model: HookedModel, logits: Tensor, inputs: Mapping[str, Tensor], unit: Unit | None) -> None:
-    if logits.isfinite().all():
-        return
-    record = Record("resid_post")
-    with model.hooks(record):
-        model.hf(**inputs, **model.positions_of(inputs["attention_mask"]))
-    bad = [layer for layer in sorted(record.seen) if not record.seen[layer][0].isfinite().all()]
-    where = (
-        f"the state after layer {bad[0]} is the first that is not finite" if bad else "every layer's state is finite"
-    )
-    without = f" without {unit.name}" if unit else ""
-    raise HeadscopeError(
-        f"{model.name} gives logits that are not finite{without} ({where}); try --dtype float32, and check the weights"
-    )
+def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The tables below each other with the effect."""
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(_COLUMNS), dtype=float)
+    return table.assign(effect=table["value"] - table["clean"])

@@ -21,7 +21,6 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from head_analysis.top_keys import LateTopKeys, TopKeys, best_keys, top_keys_reader
 from headscope.answers import answer_row, asked_of, stop_strings
@@ -29,10 +28,12 @@ from headscope.errors import UsageError
 from headscope.generation import Generation
 from headscope.heads import Head
 from headscope.model import HookedModel
+from headscope.progress import progress_bar
 from headscope.runs import Run
-from headscope.samples import Sample, Span, Task, batches
+from headscope.samples import Sample, Span, Task
 from headscope.scores import HeadScores
 from headscope.scoring import rouge1_recall
+from headscope.sharing import each_sample
 
 Variant = Literal["paper", "released"]
 
@@ -128,19 +129,13 @@ def measure_retrieval(
         min_recall = 0.5
     samples, room = asked_of(model, task, max_new_tokens)
     _check_marks(samples)
-    tables = _finished(run)
-    done = {sample for table in tables for sample in table["sample"]}
-    left = [i for i in range(len(samples)) if i not in done]
-    bar = tqdm(total=len(samples), initial=len(done), desc="retrieval", disable=None if progress else True)
-    for which, chosen in batches([samples[i] for i in left], lambda s: len(model.tokens(s).ids), batch_tokens):
-        places = [left[i] for i in which]
-        table = _measured(model, task, chosen, variant, top_k, room).assign(sample=places)
-        if run is not None:
-            run.save_cell(f"{_CELL}{places[0]:05d}", table)
-        tables.append(table)
-        bar.update(len(places))
-    bar.close()
-    whole = pd.concat(tables).sort_values("sample").reset_index(drop=True)
+    sizes = [len(model.tokens(sample).ids) for sample in samples]
+
+    def measure(places: Sequence[int]) -> pd.DataFrame:
+        return _measured(model, task, [samples[i] for i in places], variant, top_k, room).assign(sample=list(places))
+
+    with progress_bar(len(samples), "retrieval", shown=progress) as update:
+        whole = each_sample(run, sizes, measure, key=_CELL, batch_tokens=batch_tokens, update=update)
     heads = [column for column in whole.columns if column.startswith("L")]
     answers = whole.drop(columns=heads)
     kept = answers["recall"] > min_recall if min_recall is not None else True
@@ -158,11 +153,6 @@ def measure_retrieval(
 
 
 _CELL = "retrieval from sample "
-
-
-def _finished(run: Run | None) -> list[pd.DataFrame]:
-    """What a run holds already; batches of another size than now are as good."""
-    return [] if run is None else [run.cell(key) for key in run.cell_keys() if key.startswith(_CELL)]
 
 
 def _check_marks(samples: Sequence[Sample]) -> None:

@@ -1,9 +1,11 @@
 """Files that are either whole or absent: written under another name in the same folder, then moved into place."""
 
+import errno
 import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -13,9 +15,12 @@ from urllib.parse import quote, unquote
 import numpy as np
 import torch
 
-from headscope.errors import UsageError
+from headscope.errors import HeadscopeError, UsageError
+from headscope.locks import if_free, in_use, is_in_use
 
 _LONGEST = 200
+_PART = ".part"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_new(path: Path, write: Callable[[Path], None]) -> None:
@@ -66,15 +71,49 @@ def names_in(folder: Path, ending: str) -> tuple[str, ...]:
     return tuple(sorted(unquote(path.name.removesuffix(ending)) for path in folder.glob(f"*{ending}")))
 
 
+def clean(folder: Path) -> None:
+    """Removes what killed processes were writing into the folder, and their locks; those of live ones stay."""
+    for part in folder.glob(f".*{_PART}"):
+        if not is_in_use(part):
+            part.unlink(missing_ok=True)
+    for lock in folder.glob(".*.lock"):
+        with if_free(lock):  # a lock goes when its block ends
+            continue
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Turns a disk that is full into a HeadscopeError that says so and what is safe."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        left = shutil.disk_usage(next(folder for folder in path.parents if folder.is_dir())).free
+        raise HeadscopeError(
+            f"no room to write {path} ({error.strerror or error}; {left / 2**20:.1f} MiB are free there); it was not "
+            "written, finished cells are kept: make room, and the same command with --resume goes on from there"
+        ) from error
+
+
 @contextmanager
 def _aside(path: Path, write: Callable[[Path], None]) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{secrets.token_hex(8)}.part")
+    aside = path.with_name(f".{secrets.token_hex(8)}{_PART}")
     try:
-        write(aside)
-        yield aside
+        with room_for(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with in_use(aside):
+                write(aside)
+                _settle(aside)
+                yield aside
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _settle(path: Path) -> None:
+    """Waits until the disk has the file, so that a name is never given to a file that a power cut leaves empty."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _place(written: Path, path: Path) -> None:

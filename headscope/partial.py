@@ -23,6 +23,9 @@ from headscope.hooks import Context, Record, Site, Where
 from headscope.model import HookedModel
 from headscope.sites import AttentionSite
 
+_PROOF_TOKENS = 8
+"""Enough for columns that are wanted and others, and a small part of what a short sweep costs."""
+
 
 @dataclass(frozen=True)
 class CleanPass:
@@ -50,7 +53,7 @@ class Resumable:
     """A model whose passes can be taken up at any layer of its main stack; UnsupportedModelError for one whose cannot."""
 
     def __init__(self, model: HookedModel) -> None:
-        """Costs two short passes a layer: one with a head hooked out must equal the one taken up without it."""
+        """Costs a short pass a layer and one of as many rows: a head hooked out must equal a pass taken up without it."""
         if model.hf.config.is_encoder_decoder:
             raise UnsupportedModelError(
                 f"{model.name} has an encoder and a decoder, whose passes cannot be taken up; ablate with hooks instead"
@@ -59,6 +62,7 @@ class Resumable:
         self.sites = {site.layer: site for site in model.sites_of()}
         self._blocks = _blocks(model.hf, tuple(self.sites.values()))
         self._last = max(self._blocks)
+        self._modules = {name for name, _ in model.hf.named_modules()}
         self._narrow = self.sites.get(self._last) is not None and self.sites[self._last].mid is not None
         self._prove()
 
@@ -131,7 +135,7 @@ class Resumable:
 
     @contextmanager
     def _narrowed(self, wanted: int) -> Iterator[None]:
-        """The last layer attends from every column, and runs its MLP at the last ones only."""
+        """The last layer shows keys and values of every column, and runs all else that it can at the last ones only."""
         site, block = self.sites[self._last], self._blocks[self._last]
         module, mid = self.hf.get_submodule(site.name), self.hf.get_submodule(site.mid or "")
         run = block.forward
@@ -139,7 +143,7 @@ class Resumable:
         def narrow(*args: Any, **kwargs: Any) -> Any:
             whole = _input(args, kwargs)
             try:
-                with _answering(mid, _stop):
+                with _answering(mid, _stop), self._projecting(site, wanted):
                     run(*args, **kwargs)
             except _ReachedError as reached:  # some models flatten rows and columns on the way
                 state = reached.state.reshape(whole.shape)[:, -wanted:]
@@ -151,19 +155,29 @@ class Resumable:
         with _answering(block, narrow):
             yield
 
+    @contextmanager
+    def _projecting(self, site: AttentionSite, wanted: int) -> Iterator[None]:
+        """W_O, and W_Q where it is a module of its own, run at the last columns only; nobody reads the others."""
+        with ExitStack() as stack:
+            for name in {site.projection, f"{site.name}.q_proj"} & self._modules:
+                module = self.hf.get_submodule(name)
+                stack.enter_context(_answering(module, partial(_at_the_end, module.forward, wanted)))
+            yield
+
     @torch.no_grad()
     def _prove(self) -> None:
-        ids = self.model.example["input_ids"]
+        ids = self.model.example["input_ids"][:1, -_PROOF_TOKENS:]
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         found = self.clean(inputs, wanted=2)
         spread = found.logits.float().std().clamp_min(1e-9)
         tolerance = 1e-4 if self.hf.dtype in (torch.float32, torch.float64) else 5e-2
-        for layer in self.sites:
+        rows = {layer: row for row, layer in enumerate(self.sites)}
+        with self.model.hooks(_ZeroFirst(Where(heads=tuple(Head(layer, 0) for layer in rows)), rows)):
+            hooked = self._call({name: value.repeat(len(rows), 1) for name, value in inputs.items()}, 2, {})
+        for layer, row in rows.items():
             lost = found.z[layer][:, :, 0] @ self.model.output_weights(layer)[0]
             without = self.resumed(layer, found.pre[layer], found.attention[layer] - lost, inputs, wanted=2)
-            with self.model.hooks(_Zero(Where(heads=(Head(layer, 0),)))):
-                hooked = self._call(inputs, 2, {})
-            error = ((without - hooked).abs().max() / spread).item()
+            error = ((without - hooked[row]).abs().max() / spread).item()
             if not error <= tolerance:
                 raise UnsupportedModelError(
                     f"{self.model.name}: a pass taken up at layer {layer} gives logits that differ by {error:.1e} of "
@@ -186,12 +200,17 @@ class _KeepZ:
 
 
 @dataclass(frozen=True)
-class _Zero:
+class _ZeroFirst:
+    """Zeroes the first head of every layer, each in a row of its own."""
+
     where: Where
+    rows: Mapping[int, int]
     site: Site = "z"
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
-        return torch.zeros_like(act)
+        act = act.clone()
+        act[self.rows[ctx.layer]] = 0
+        return act
 
 
 class _ReachedError(Exception):
@@ -238,6 +257,11 @@ def _widened(output: Any, columns: int) -> Any:
         return (_widened(output[0], columns), *output[1:])
     room = columns - output.shape[1]
     return nn.functional.pad(output, (0, 0, room, 0)) if room else output
+
+
+def _at_the_end(run: Callable[[Tensor], Tensor], wanted: int, act: Tensor) -> Tensor:
+    """What a linear layer makes of the last columns; zeros before them."""
+    return _widened(run(act[:, -wanted:].contiguous()), act.shape[1]) if act.ndim == 3 else run(act)
 
 
 def _with_input(state: Tensor, args: tuple, kwargs: Mapping[str, Any]) -> tuple[tuple, dict[str, Any]]:

@@ -1,7 +1,9 @@
 """Run: a folder that keeps what a command found and how: run.json, parquet tables, head scores, finished cells."""
 
 import json
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,10 +11,13 @@ from types import TracebackType
 from typing import Any
 
 import pandas as pd
-import pyarrow
 
-from headscope.errors import UsageError
-from headscope.files import file_name, json_text, names_in, write_new, write_over
+from headscope.cells import Cells
+from headscope.differences import differences
+from headscope.errors import HeadscopeError, UsageError
+from headscope.files import clean, file_name, json_text, names_in, room_for, write_new, write_over
+from headscope.locks import locked
+from headscope.parquet import read_table, write_table
 from headscope.provenance import origin
 from headscope.scores import HeadScores
 from headscope.tables import html_table
@@ -21,15 +26,21 @@ SCHEMA = 1
 """Version of run.json."""
 
 _FIXED = ("schema", "command", "config", "created")
+_FREE = ("shard",)
+"""Settings that say which part of the work a process does, not what the work is."""
+
+_LOCK = ".run.lock"
+_ASSEMBLING = ".assembling.lock"
 
 
 @dataclass(frozen=True)
 class Run:
     """A run in its folder; make one with `Run.create`, read one with `Run.open`.
 
-    `with Run.create(...) as run:` ends as finished, or as failed when the block raises. Every file is written whole or
-    not at all and is never overwritten, but for run.json, which one process at a time may update. What was written
-    before a run was killed can be read and resumed.
+    `with Run.create(...) as run:` ends as finished, as partial when planned cells are still missing, or as failed when
+    the block raises. Every file is written whole or not at all and is never overwritten, but for run.json. Several
+    processes may work on one run: they share out its cells by `claim`. What was written before a run was killed can be
+    read and resumed.
     """
 
     path: Path
@@ -47,16 +58,16 @@ class Run:
     ) -> "Run":
         """A run in a new or empty folder, with versions and commit noted; UsageError if the folder holds anything.
 
-        With `resume`, a run that is there is opened instead, if its config is the same (UsageError names the first key
-        that differs); it notes the versions and commit it goes on with.
+        With `resume`, a run that is there is opened instead, if it is of the same command and config (UsageError shows
+        all that differs; `shard` may); it notes the versions and commit it goes on with.
         """
         run = cls(Path(path))
-        if resume and _occupied(run.path):
-            return run._resumed(config)
-        if _occupied(run.path):
+        if _occupied(run.path) and not resume:
             raise UsageError(
                 f"{run.path} exists and is not an empty folder; give another --out, or --resume to go on with it"
             )
+        if _occupied(run.path) and not run._file.is_file():
+            Run.open(run.path)
         about = {
             "schema": SCHEMA,
             "command": command,
@@ -69,7 +80,10 @@ class Run:
             **facts,
         }
         text = json_text(about, "run")
-        write_new(run._file, lambda file: _write(file, text))
+        with run._locked():
+            if resume and run._file.is_file():
+                return run._resumed(command, config)
+            write_new(run._file, lambda file: _write(file, text))
         return run
 
     @classmethod
@@ -103,23 +117,29 @@ class Run:
         fixed = [key for key in facts if key in _FIXED]
         if fixed:
             raise UsageError(f"{fixed[0]!r} was settled when the run was created; note it under another name")
-        text = json_text(self.facts | facts, "run")
-        write_over(self._file, lambda file: _write(file, text))
+        with self._locked():
+            self._note(facts)
 
     def finish(self, status: str = "finished", **facts: Any) -> None:
-        """Note the end: the status, and the seconds since the run was created or last resumed (`wall_s`)."""
+        """Note the end: the status, and the seconds since the run was created or last resumed (`wall_s`).
+
+        A run whose planned cells are not all there is "partial", not "finished".
+        """
+        if status == "finished" and self.missing_cells():
+            status = "partial"
+        self._cells.clean()
         now = self.facts
         since = now["resumed"][-1]["at"] if now.get("resumed") else now["created"]
         wall = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()
-        self.update(status=status, wall_s=round(wall, 3), **facts)
+        self.update(**{"status": status, "wall_s": round(wall, 3), "error": None, **facts})
 
     def save_table(self, name: str, table: pd.DataFrame) -> None:
         """Keep a table under a name; UsageError if the name is taken."""
-        _write_table(self.path / file_name(name, ".parquet"), table)
+        write_table(self.path / file_name(name, ".parquet"), table)
 
     def table(self, name: str) -> pd.DataFrame:
         """The table kept under a name; UsageError lists the names there are."""
-        return _read_table(self._kept(name, ".parquet", self.table_names()))
+        return read_table(self._kept(name, ".parquet", self.table_names()))
 
     def table_names(self) -> tuple[str, ...]:
         """Names of the tables kept so far."""
@@ -138,25 +158,58 @@ class Run:
         return names_in(self.path, ".safetensors")
 
     def has_cell(self, key: str) -> bool:
-        """Whether a cell is finished, so that a resumed run can pass it by."""
-        return self._cell(key).is_file()
+        """Whether a cell is there; `finished_cell` also looks whether it is whole."""
+        return key in self._cells
 
-    def save_cell(self, key: str, table: pd.DataFrame) -> None:
-        """Keep the table of one finished cell of a sweep; UsageError if the cell is there."""
-        _write_table(self._cell(key), table)
+    def save_cell(self, key: str, table: pd.DataFrame) -> bool:
+        """Keep the table of one finished cell; False if it is there already, which stays as it is.
+
+        UsageError if what is there has other columns.
+        """
+        return self._cells.save(key, table)
+
+    def finished_cell(self, key: str, *, columns: Collection[str] = (), rows: int | None = None) -> pd.DataFrame | None:
+        """The table of a cell, None if it is not finished.
+
+        One that cannot be read, or lacks columns or rows, is moved aside with a warning and counts as not finished.
+        """
+        return self._cells.finished(key, columns=columns, rows=rows)
+
+    def claim(self, key: str) -> AbstractContextManager[bool]:
+        """A block that gets True if the cell is its own to do: not finished, and no other live process is at it."""
+        return self._cells.claim(key)
+
+    def plan(self, name: str, keys: Sequence[str], about: Mapping[str, Any]) -> None:
+        """Note which cells there will be and what they are of; UsageError if other work was planned under the name."""
+        self._cells.plan(name, keys, about)
+
+    def plans(self) -> dict[str, dict[str, Any]]:
+        """What was planned, by name: the keys as `cells`, and what was noted with them."""
+        return self._cells.plans()
+
+    def missing_cells(self) -> tuple[str, ...]:
+        """Keys of planned cells that are not finished."""
+        return self._cells.missing()
 
     def cell(self, key: str) -> pd.DataFrame:
         """The table of one finished cell; UsageError if it is not finished."""
-        return _read_table(self._kept(key, ".parquet", self.cell_keys(), "cells"))
+        return read_table(self._kept(key, ".parquet", self.cell_keys(), "cells"))
 
     def cell_keys(self) -> tuple[str, ...]:
         """Keys of the finished cells, sorted."""
-        return names_in(self.path / "cells", ".parquet")
+        return self._cells.keys()
 
     def cells(self) -> pd.DataFrame:
         """All finished cells in one table, in the order of `cell_keys`; empty before the first."""
         tables = [self.cell(key) for key in self.cell_keys()]
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+    @contextmanager
+    def assembling(self) -> Iterator[None]:
+        """A block that one process at a time is in: where tables are looked for, made of the cells, and kept."""
+        lock = self.path / _ASSEMBLING
+        with locked(lock):
+            yield
 
     def __enter__(self) -> "Run":
         return self
@@ -167,7 +220,8 @@ class Run:
         if error is None:
             self.finish()
         else:
-            self.finish("failed", error=f"{type(error).__name__}: {error}")
+            with suppress(HeadscopeError, OSError):  # a full disk, say, must not hide what went wrong
+                self.finish("failed", error=f"{type(error).__name__}: {error}")
 
     def _repr_html_(self) -> str:
         facts = self.facts
@@ -181,21 +235,34 @@ class Run:
     def _file(self) -> Path:
         return self.path / "run.json"
 
-    def _resumed(self, config: Mapping[str, Any]) -> "Run":
-        run = Run.open(self.path)
-        before, now = run.facts["config"], json.loads(json_text(config, "config"))
-        for key in before | now:
-            if key not in before or key not in now or before[key] != now[key]:
-                raise UsageError(
-                    f"{self.path} cannot be resumed: {key!r} was {_said(before, key)} and is {_said(now, key)} now; "
-                    "use the same settings, or another --out"
-                )
-        resumed = [*run.facts.get("resumed", []), {"at": _now(), **origin()}]
-        run.update(status="running", error=None, resumed=resumed)
-        return run
+    @property
+    def _cells(self) -> Cells:
+        return Cells(self.path / "cells")
 
-    def _cell(self, key: str) -> Path:
-        return self.path / "cells" / file_name(key, ".parquet")
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = self.path / _LOCK
+        with ExitStack() as held:
+            with room_for(lock):
+                held.enter_context(locked(lock))
+            yield
+
+    def _note(self, facts: Mapping[str, Any]) -> None:
+        text = json_text({**self.facts, **facts}, "run")
+        write_over(self._file, lambda file: _write(file, text))
+
+    def _resumed(self, command: str, config: Mapping[str, Any]) -> "Run":
+        facts = Run.open(self.path).facts
+        before, now = (
+            {"command": c, **asked_config(s)} for c, s in ((facts["command"], facts["config"]), (command, config))
+        )
+        if found := differences(before, now):
+            raise UsageError(f"{self.path} cannot be resumed: {found}; use the same settings, or another --out")
+        clean(self.path)
+        self._cells.clean()
+        resumed = [*facts.get("resumed", []), {"at": _now(), "process": os.getpid(), **origin()}]
+        self._note({"status": "running", "error": None, "resumed": resumed})
+        return self
 
     def _kept(self, name: str, ending: str, names: Collection[str], folder: str = "") -> Path:
         path = self.path / folder / file_name(name, ending)
@@ -207,7 +274,13 @@ class Run:
 def _occupied(path: Path) -> bool:
     if not path.is_dir():
         return path.exists()
-    return any(file.suffix != ".part" for file in path.iterdir())
+    return any(file.suffix not in (".part", ".lock") for file in path.iterdir())
+
+
+def asked_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as run.json holds it, without what may differ between processes."""
+    kept = {key: value for key, value in config.items() if key not in _FREE}
+    return dict(json.loads(json_text(kept, "config")))
 
 
 def _now() -> str:
@@ -216,28 +289,6 @@ def _now() -> str:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text + "\n", "utf-8")
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    try:
-        write_new(path, lambda file: table.to_parquet(file))
-    except UsageError:
-        raise
-    except (pyarrow.ArrowException, ValueError) as error:
-        raise UsageError(
-            f"the table for {path.name} cannot be kept as parquet ({error}); use one type in each column"
-        ) from error
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (pyarrow.ArrowException, ValueError) as error:
-        raise UsageError(f"{path} is not a whole parquet file ({error}); remove it and compute it again") from error
-
-
-def _said(config: Mapping[str, Any], key: str) -> str:
-    return repr(config[key]) if key in config else "absent"
 
 
 def _shown(fact: Any) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from headscope.draws import Match, draw_heads
@@ -185,8 +185,8 @@ class HeadScores:
     def save(self, path: str | Path) -> None:
         """A safetensors file of the samples, metric and meta; UsageError if the file exists."""
         about = json_text({"schema": SCHEMA, "metric": self.metric, "meta": self.meta}, "scores")
-        tensors = {"samples": self.samples.contiguous()}
-        write_new(Path(path), lambda file: save_file(tensors, file, {"headscope": about}))
+        content = save({"samples": self.samples.contiguous()}, {"headscope": about})
+        write_new(Path(path), lambda file: _write(file, content))
 
     @classmethod
     def load(cls, path: str | Path) -> "HeadScores":
@@ -247,3 +247,7 @@ class HeadScores:
 def _check_some(k: int) -> None:
     if k < 1:
         raise UsageError(f"k is {k}; comparing top-k sets needs a k of at least 1")
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -1,6 +1,10 @@
 """A run keeps what it is given, refuses what would lose something, and resumes where it stopped."""
 
+import errno
 import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -152,8 +156,10 @@ def test_cells_are_kept_one_by_one(run):
     assert run.cell_keys() == ("none", "top 5|seed=0")
     assert run.cells()["score"].tolist() == [0.0, 0.25, 1.0, 0.5]
     pd.testing.assert_frame_equal(run.cell("top 5|seed=0"), TABLE)
+    assert not run.save_cell("none", TABLE)
+    assert run.finished_cell("none")["score"].tolist() == [0.0, 0.25]
     with pytest.raises(UsageError, match="never overwritten"):
-        run.save_cell("none", TABLE)
+        run.save_cell("none", TABLE.drop(columns="n"))
 
 
 def test_a_killed_sweep_resumes_without_loss(run):
@@ -163,6 +169,7 @@ def test_a_killed_sweep_resumes_without_loss(run):
     created = run.facts["created"]
     again = Run.create(run.path, command="ablate", config=CONFIG, resume=True)
     assert [key for key in ("a", "b") if not again.has_cell(key)] == ["b"]
+    assert not list(run.path.rglob("*.part"))
     assert (again.facts["status"], again.facts["error"]) == ("running", None)
     again.save_cell("b", TABLE)
     again.finish()
@@ -180,10 +187,83 @@ def test_a_killed_sweep_resumes_without_loss(run):
         ({"k": 5, "lengths": [256, 512]}, r"'model' was {'name': 'zoo:needle'} and is absent now"),
     ],
 )
-def test_resuming_with_other_settings_names_the_first(run, config, said):
+def test_resuming_with_other_settings_names_them(run, config, said):
     with pytest.raises(UsageError, match=said):
         Run.create(run.path, command="ablate", config=config, resume=True)
     assert "resumed" not in run.facts
+
+
+def test_resuming_with_other_settings_names_all_of_them_in_short(tmp_path):
+    task = "Needle(lengths=(128,), depths=5, repeats=4, needles=1, haystack=None, seed={})"
+    Run.create(tmp_path / "run", command="heads", config={"a": 1, "same": 2, "task": task.format(1)})
+    with pytest.raises(UsageError) as caught:
+        Run.create(tmp_path / "run", command="ablate", config={"same": 2, "task": task.format(2), "b": 3}, resume=True)
+    message = str(caught.value)
+    assert "'command' was 'heads' and is 'ablate' now" in message
+    assert "'a' was 1 and is absent now" in message
+    assert "'b' was absent and is 3 now" in message
+    assert "'task' was ...=None, seed=1)' and is ...=None, seed=2)' now" in message
+    assert "same'" not in message
+
+
+def test_shards_go_into_one_folder(tmp_path):
+    first = Run.create(tmp_path / "run", command="ablate sweep", config={"k": 1, "shard": "1/2"}, resume=True)
+    second = Run.create(tmp_path / "run", command="ablate sweep", config={"k": 1, "shard": "2/2"}, resume=True)
+    assert first == second
+    assert len(second.facts["resumed"]) == 1
+
+
+def test_a_run_whose_planned_cells_are_missing_is_partial(tmp_path):
+    with Run.create(tmp_path / "run", command="x", config={}) as run:
+        run.plan("sweep", ["a", "b"], {"of": "heads"})
+        run.save_cell("a", TABLE)
+    assert run.facts["status"] == "partial"
+    assert run.missing_cells() == ("b",)
+    with Run.create(tmp_path / "run", command="x", config={}, resume=True) as run:
+        run.save_cell("b", TABLE)
+    assert run.facts["status"] == "finished"
+
+
+def test_updates_at_the_same_time_are_all_kept(run):
+    def note(name: str) -> None:
+        for i in range(30):
+            Run.open(run.path).update(**{f"{name}{i}": i})
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(note, "abc"))
+    facts = run.facts
+    assert [facts[f"{name}{i}"] for name in "abc" for i in range(30)] == [*range(30)] * 3
+
+
+def test_an_error_is_not_hidden_by_a_disk_that_is_full(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fail():
+        with Run.create(tmp_path / "run", command="x", config={}):
+            monkeypatch.setattr(os, "replace", full)
+            raise ValueError("what went wrong")
+
+    with pytest.raises(ValueError, match="what went wrong"):
+        fail()
+    monkeypatch.undo()
+    assert Run.open(tmp_path / "run").facts["status"] == "running"
+
+
+def test_one_process_at_a_time_assembles(run):
+    order = []
+
+    def other():
+        with run.assembling():
+            order.append("second")
+
+    with run.assembling():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
 
 
 def test_resume_starts_what_never_started_but_no_foreign_folder(tmp_path):
