@@ -29,7 +29,8 @@ class Answers:
 def answers_of(model: HookedModel, clean: Sequence[Sample], corrupt: Sequence[Sample], metric: Metric) -> Answers:
     """Answer tokens of the clean samples: `target`, and `meta["foil"]` or else the target of the corrupted sample.
 
-    UsageError where a metric lacks an answer, or where right and wrong begin with the same token.
+    UsageError where a metric lacks an answer, or where right and wrong begin with the same token. One sample for both
+    sides is no pair, so it must name its foil.
     """
     if metric == "kl":
         nothing = torch.zeros(len(clean), dtype=torch.long)
@@ -37,7 +38,7 @@ def answers_of(model: HookedModel, clean: Sequence[Sample], corrupt: Sequence[Sa
     right = torch.tensor([answer_token(model, sample, sample.target) for sample in clean])
     if metric == "probability":
         return Answers(right, None)
-    foils = [a.meta.get("foil") or b.target for a, b in zip(clean, corrupt, strict=True)]
+    foils = [_foil(i, *pair) for i, pair in enumerate(zip(clean, corrupt, strict=True))]
     wrong = torch.tensor([answer_token(model, sample, foil) for sample, foil in zip(clean, foils, strict=True)])
     for i in (right == wrong).nonzero().flatten().tolist():
         raise UsageError(
@@ -47,8 +48,19 @@ def answers_of(model: HookedModel, clean: Sequence[Sample], corrupt: Sequence[Sa
     return Answers(right, wrong)
 
 
+def _foil(i: int, clean: Sample, corrupt: Sample) -> str:
+    named = clean.meta.get("foil")
+    if not named and corrupt.prompt == clean.prompt:
+        raise UsageError(
+            f"sample {i} ({clean.prompt[-40:]!r}) names no wrong answer beside {clean.target!r}, so both would "
+            "begin with the same token; give it meta['foil'] (`foil` in a file, --needles 2 for needles), or use "
+            "metric='probability' or 'kl'"
+        )
+    return named or corrupt.target
+
+
 def answer_token(model: HookedModel, sample: Sample, answer: str) -> int:
-    """Id of the first token of an answer that continues the prompt; UsageError if the two cannot be told apart."""
+    """Id of the first token of an answer that continues the prompt; UsageError if there is none that could be known."""
     if not answer:
         raise UsageError(
             f"a sample names no answer to measure ({sample.prompt[-40:]!r}); give it a target, and a wrong answer as "
@@ -61,7 +73,13 @@ def answer_token(model: HookedModel, sample: Sample, answer: str) -> int:
             f"the answer {answer!r} does not continue the tokens of the prompt {sample.prompt[-40:]!r}; begin the answer "
             "where a token begins, as a rule with a space"
         )
-    return whole[len(prompt)]
+    token = whole[len(prompt)]
+    if token == model.tokenizer.unk_token_id:
+        raise UsageError(
+            f"{model.name} does not know how the answer {answer!r} begins, so nothing of it can be measured; give "
+            "answers in words of the model's vocabulary"
+        )
+    return token
 
 
 def measured(

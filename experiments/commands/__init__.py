@@ -2,11 +2,16 @@
 
 import typer
 
-from experiments.commands import ablate, claims, evaluate, heads
+from experiments.commands import ablate, claims, evaluate, heads, runs
+from experiments.commands.classes import classes
+from experiments.commands.dashboard import dashboard
 from experiments.commands.demo import demo
 from experiments.commands.doctor import doctor
+from experiments.commands.filter import filter_command
 from experiments.commands.generate import generate
-from experiments.commands.runs import runs
+from experiments.commands.overlap import overlap
+from experiments.commands.patch import patch
+from experiments.commands.sinks import sinks
 from experiments.commands.sweep import sweep
 from experiments.commands.vision import vision
 
@@ -15,11 +20,16 @@ def add_to(app: typer.Typer) -> None:
     """Registers every command, once."""
     if app.registered_commands:
         return
-    for command in (demo, doctor, generate, runs):
+    for command in (dashboard, demo, doctor, generate, patch):
         app.command(command.__name__)(command)
+    heads.app.command("sinks")(sinks)
+    heads.app.command("filter")(filter_command)
+    heads.app.command("classes")(classes)
+    heads.app.command("overlap")(overlap)
     heads.app.command("vision")(vision)
     ablate.app.command("sweep")(sweep)
     app.add_typer(ablate.app, name="ablate")
     app.add_typer(heads.app, name="heads")
     app.add_typer(evaluate.app, name="eval")
     app.add_typer(claims.app, name="claims")
+    app.add_typer(runs.app, name="runs")

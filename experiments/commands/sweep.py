@@ -1,13 +1,34 @@
 """`headscope ablate sweep`: every head taken out in turn, exactly, and what that does to the answers."""
 
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 
 from experiments.ablated import Ablation
-from experiments.console import print_json, print_table, say
+from experiments.commands.asking import (
+    Asked,
+    Asking,
+    Choose,
+    Depths,
+    Haystack,
+    Lengths,
+    Needles,
+    Prompts,
+    Repeats,
+    TaskName,
+    answer_room,
+    ask,
+    check_answers,
+    check_several,
+)
+from experiments.commands.screening import check_screen, screened
+from experiments.commands.sweep_output import Of, result, show
+from experiments.compare import Comparison
+from experiments.console import print_json, say
 from experiments.options import (
+    BatchTokens,
     Device,
     Dtype,
     Json,
@@ -18,38 +39,49 @@ from experiments.options import (
     Seed,
     Shard,
     load_model,
-    parse_numbers,
     parse_shard,
 )
 from experiments.proof import prove
-from experiments.reporting import Section, write_report
+from experiments.removed_together import beside_random, costliest
+from experiments.reporting import write_report
+from experiments.screening import Screening
 from experiments.sweep import Metric, Sweep, run_sweep
-from experiments.units import Kind, units
-from headscope.answers import asked_of
+from experiments.sweep_report import sweep_sections
+from experiments.timing import duration, seconds_a_pass
+from experiments.units import Unit, groups, units
 from headscope.errors import UsageError
-from headscope.figures import head_map
 from headscope.heads import parse_heads
+from headscope.model import HookedModel
 from headscope.runs import Run
-from interventions import head_outputs
+from interventions import HeadOutputs, head_outputs
 from interventions.ablate import Mode
-from tasks import Needle, Subset
-
-_LISTED = 15
 
 
 def sweep(
     out: Out,
     model: Model = "zoo:needle",
-    of: Annotated[Kind, typer.Option(help="What is taken out at once.")] = "heads",
+    task: TaskName = "needle",
+    of: Annotated[Of, typer.Option(help="What is taken out at once.")] = "heads",
     heads: Annotated[str, typer.Option(help="Only these heads, such as L2H5,L3H0; all if not given.")] = "",
+    group: Annotated[
+        list[str] | None, typer.Option(help="A group by name, such as movers=L1H2,L1H3; again for more (--of groups).")
+    ] = None,
     mode: Annotated[Mode, typer.Option(help="What removed means.")] = "zero",
     metric: Annotated[Metric, typer.Option(help="What is measured of the answer.")] = "loss",
-    lengths: Annotated[str, typer.Option(help="Tokens of the prompts.")] = "128",
-    depths: Annotated[int, typer.Option(min=1)] = 5,
-    repeats: Annotated[int, typer.Option(min=1)] = 4,
-    needles: Annotated[int, typer.Option(min=1)] = 1,
-    haystack: Annotated[Path | None, typer.Option(help="Text file, or folder of .txt files.")] = None,
-    batch_tokens: Annotated[int, typer.Option(help="Prompt tokens in a batch.", min=1)] = 2048,
+    screen: Annotated[
+        int | None, typer.Option(help="Estimate all heads, and sweep so many by estimate and as many at random.", min=3)
+    ] = None,
+    top: Annotated[int, typer.Option(help="Remove so many of the costliest at once, beside random ones.", min=1)] = 3,
+    draws: Annotated[int, typer.Option(help="Random controls.", min=1)] = 5,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer (metric score).", min=1)] = None,
+    lengths: Lengths = "128",
+    depths: Depths = 5,
+    repeats: Repeats = 4,
+    needles: Needles = 2,
+    haystack: Haystack = None,
+    prompts: Prompts = 32,
+    options: Choose = 2,
+    batch_tokens: BatchTokens = 2048,
     seed: Seed = 1,
     limit: Limit = None,
     shard: Shard = "1/1",
@@ -58,74 +90,122 @@ def sweep(
     resume: Resume = False,
     json: Json = False,
 ) -> None:
-    """Take out every head in turn (or pairs, or layers) and measure the answer; exact, with what is shared run once."""
-    share, shares = parse_shard(shard)
+    """Take out every head in turn (or pairs, layers, groups) and measure the answer; exact, with what is shared run once.
+
+    Parts of --shard may share one --out (with --resume); whoever finds all parts done sums them up.
+    """
+    asking = Asking(task, lengths, depths, repeats, needles, haystack, prompts, options, seed=seed, limit=limit)
+    share = parse_shard(shard)
     hooked = load_model(model, device=device, dtype=dtype)
-    task = Subset(
-        Needle(parse_numbers(lengths, "lengths"), depths, repeats, needles, haystack=haystack, seed=seed), limit
-    )
-    samples, _ = asked_of(hooked, task)
-    every = units(parse_heads(heads) if heads else hooked.heads(), of)
-    mine = every[share::shares]
-    if not mine:
-        raise UsageError(f"--shard {shard} of {len(every)} units is empty; ask for fewer parts")
-    reference = None
-    if mode in ("mean", "resample"):
-        other = Needle((128,), 8, seed=seed + 1_000)
-        reference = head_outputs(hooked, other.samples(hooked.tokenizer), seed=seed)
+    asked = ask(hooked, asking)
+    check_several(asked)
+    check_answers(hooked, asked, metric)
+    room = answer_room(hooked, asked, metric, max_new_tokens)
+    every = _units(hooked, of, heads, group or ())
+    if screen is not None:
+        check_screen(hooked, screen, of, heads, metric)
+    ablation = Ablation(mode, _reference(hooked, asking, asked, mode), seed)
     config = {
         "model": model,
-        "task": repr(task),
+        "task": asking.facts(),
         "of": of,
         "heads": heads,
+        "groups": list(group or ()),
         "mode": mode,
         "metric": metric,
+        "screen": screen,
+        "top": top,
+        "draws": draws,
+        "max_new_tokens": max_new_tokens,
         "batch_tokens": batch_tokens,
         "shard": shard,
         "dtype": dtype,
     }
+    shared: dict[str, Any] = {"metric": metric, "ablation": ablation, "batch_tokens": batch_tokens, "task": asked.task}
     with Run.create(out, command="ablate sweep", config=config, seeds=[seed], resume=resume) as run:
-        if not json:
-            say(
-                f"{len(mine)} of {len(every)} {of} x {len(samples)} prompts; at most as many passes as both multiply to"
-            )
         prove(run, hooked, quiet=json)
-        found = run_sweep(
-            hooked,
-            samples,
-            mine,
-            metric=metric,
-            ablation=Ablation(mode, reference, seed),
-            batch_tokens=batch_tokens,
-            run=run,
-            progress=not json,
-        )
-        _keep(run, found)
-        write_report(run, f"{hooked.name}: {of} taken out in turn ({mode})", _sections(found, of, mode))
-    summary = found.summary()
+        screening = None
+        if screen is not None:
+            screening = screened(run, hooked, asked.samples, screen, metric, ablation, batch_tokens, seed, quiet=json)
+            every = units(screening.heads)
+        if not json:
+            say(_cost(hooked, asked, every, of, share, batch_tokens, room if metric == "score" else 0))
+        shared |= {"run": run, "max_new_tokens": max_new_tokens, "progress": not json}
+        found = run_sweep(hooked, asked.samples, every, shard=share, **shared)
+        together = None
+        if not found.missing:
+            if treatments := costliest(found, hooked, top):
+                together = beside_random(hooked, asked.samples, treatments, draws=draws, **shared)
+            _keep(run, found, together, screening)
+            title = f"{hooked.name}: {of} taken out in turn ({mode})"
+            write_report(run, title, sweep_sections(found, together, screening, of=of, mode=mode, task=asked.name))
     if json:
-        return print_json({"metric": metric, "mode": mode, "units": summary.to_dict("records"), "out": str(out)})
-    shown = summary.head(_LISTED).round(4)
-    print_table(shown.to_dict("records"), title=f"largest effects on {metric} ({mode}; value without - value with)")
-    return say(f"results and report in {out}")
+        return print_json(result(found, together, screening, of=of, task=asked.name) | {"out": str(out)})
+    return show(found, together, screening, out=str(out))
 
 
-def _keep(run: Run, found: Sweep) -> None:
-    for name, table in {"effects": found.table, "units": found.summary()}.items():
-        if name not in run.table_names():
-            run.save_table(name, table)
-    if any(len(unit.heads) == 1 for unit in found.units) and "effect" not in run.score_names():
-        run.save_scores("effect", found.scores())
+def _units(model: HookedModel, of: Of, heads: str, named: Sequence[str]) -> tuple[Unit, ...]:
+    if (of == "groups") != bool(named) or (named and heads):
+        raise UsageError("groups are given by name: --of groups --group movers=L1H2,L1H3, without --heads")
+    if of != "groups":
+        chosen = units(parse_heads(heads) if heads else model.heads(), of)
+    else:
+        parts = [text.partition("=") for text in named]
+        if wrong := [text for text, (name, equals, _) in zip(named, parts, strict=True) if not (name and equals)]:
+            raise UsageError(f"--group {wrong[0]!r} is not of the form name=heads; write for example movers=L1H2,L1H3")
+        if len({name for name, _, _ in parts}) < len(parts):
+            raise UsageError("two groups have the same name; give each its own")
+        chosen = groups({name: text for name, _, text in parts})
+    with model.hooks(*(Ablation().of(unit.heads) for unit in chosen)):
+        return chosen  # once the model is known to have these heads
 
 
-def _sections(found: Sweep, of: Kind, mode: Mode) -> list[Section]:
-    text = (
-        f"Each of {len(found.units)} {of} was removed ({mode}, every query, prefill and decode) on the same "
-        f"{found.table['sample'].nunique()} prompts. The effect is the {found.metric} without it minus that of the whole "
-        "model, exact; intervals are over prompts, p is that of the paired difference, q its false-discovery rate over "
-        "all units. That many units are compared at once makes the largest effects look larger than they are."
+def _reference(model: HookedModel, asking: Asking, asked: Asked, mode: Mode) -> HeadOutputs | None:
+    """Outputs on other prompts of the task, corrupted ones if there are some, where the mode replaces z by such."""
+    if mode not in ("mean", "resample"):
+        return None
+    other = ask(model, replace(asking, seed=asking.seed + 1_000))
+    if other.samples == asked.samples and not other.counterfactuals:
+        raise UsageError(
+            f"--mode {mode} puts outputs on other text in place, and {asking.name} holds no other; give each line a "
+            "counterfactual, or use --mode zero"
+        )
+    return head_outputs(model, other.counterfactuals or other.samples, seed=asking.seed)
+
+
+def _cost(
+    model: HookedModel,
+    asked: Asked,
+    every: Sequence[Unit],
+    of: Of,
+    share: tuple[int, int],
+    batch_tokens: int,
+    new_tokens: int,
+) -> str:
+    """What the sweep will run, at most, and about how long that takes."""
+    tokens = sum(len(model.tokens(sample).ids) for sample in asked.samples)
+    each = seconds_a_pass(model, asked.samples, batch_tokens, new_tokens=new_tokens)
+    depth = model.n_layers
+    passes = sum(1.0 if new_tokens else (depth - unit.first) / depth for unit in every) / share[1]
+    part = f", part {share[0] + 1} of {share[1]}" if share[1] > 1 else ""
+    what = f"generations of up to {new_tokens} tokens" if new_tokens else "whole passes"
+    return (
+        f"{len(every)} {of} x {len(asked.samples)} prompts ({tokens} tokens){part}: the work of {passes:.0f} {what} of "
+        f"all prompts, about {duration(passes * each)}"
     )
-    sections: list[Section] = [("What each is worth", text)]
-    if of == "heads":
-        sections.append((f"Effect on {found.metric}", head_map(found.scores())))
-    return [*sections, ("All effects", found.summary())]
+
+
+def _keep(run: Run, found: Sweep, together: Comparison | None, screening: Screening | None) -> None:
+    tables = {"effects": found.table, "units": found.summary()}
+    if together is not None:
+        tables["together"] = together.table
+    scores = {"effect": found.scores()} if any(len(unit.heads) == 1 for unit in found.units) else {}
+    if screening is not None:
+        tables["screened"] = screening.table(found)
+    with run.assembling():
+        for name, table in tables.items():
+            if name not in run.table_names():
+                run.save_table(name, table)
+        for name, values in scores.items():
+            if name not in run.score_names():
+                run.save_scores(name, values)
