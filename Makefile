@@ -3,13 +3,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?=
+RUNS ?= runs
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --no-input --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check format format-check lint types contracts clean
+.PHONY: help demo dashboard test bench check format format-check lint types contracts clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,11 +20,14 @@ demo: $(VENV)/.installed ## install, then run the demo into a new folder under r
 	if [ -z "$$out" ]; then out=runs/demo; [ ! -e "$$out" ] || out="$$out-$$(date +%Y%m%d-%H%M%S)"; fi; \
 	$(BIN)/headscope demo --out "$$out"
 
+dashboard: $(VENV)/.installed ## look at the runs under runs/ (or RUNS=...) in the browser
+	$(BIN)/headscope dashboard '$(RUNS)'
+
 test: $(VENV)/.installed-dev ## run all tests, the slow ones included (PYTEST_ARGS=... is passed on)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed-dev ## what hooks cost, as ratios to the plain model (some minutes, on a quiet machine)
-	$(BIN)/python -m benchmarks.engine
+bench: $(VENV)/.installed-dev ## speed and memory against other libraries, in one table (ten minutes, on a quiet machine)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
 check: format-check lint types contracts test ## all that must pass before a merge
 

@@ -12,23 +12,26 @@ and 1.6 at 16384, with at most twice the memory of the plain model; mass on key 
 import argparse
 import copy
 import ctypes
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from benchmarks.engine import build
+from benchmarks.peers import in_transformer_lens
+from benchmarks.rows import Row
+from benchmarks.timing import Way, least_seconds
 from headscope import HookedModel, Where
 from headscope.recording import MassReader
 from headscope.statistics import SampleStatistics, StatisticsReader
 
 Lean = list[dict[str, Tensor]]
-Way = Callable[[], Any]
+
+PLAIN, LEAN, MASS = "plain", "lean statistics", "mass on 4 groups"
+EAGER, LENS = "eager, output_attentions", "TransformerLens, run_with_cache"
 
 
 def lean_of(patterns: list[Tensor]) -> Lean:
@@ -49,36 +52,15 @@ def lean_of(patterns: list[Tensor]) -> Lean:
     return found
 
 
-def transformer_lens_run(model: HookedModel, ids: Tensor, folder: str) -> Way:
-    """A run of a copy of the model in TransformerLens that caches every pattern; its tokenizer is kept in the folder."""
-    from tokenizers import Tokenizer, models
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    hf = copy.deepcopy(model.hf)
-    hf.config.architectures = [type(hf).__name__]
-    words = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
-    special = dict.fromkeys(("unk_token", "pad_token", "bos_token", "eos_token"), "<unk>")
-    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    bridge = TransformerBridge.boot_transformers("bench", hf_model=hf, tokenizer=tokenizer, device="cpu")
+def transformer_lens_run(model: HookedModel, ids: Tensor) -> Way:
+    """A run of a copy of the model in TransformerLens that caches every pattern."""
+    bridge = in_transformer_lens(model.hf)
 
     def run() -> Lean:
         _, cache = bridge.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_pattern"))
         return lean_of([cache[name] for name in cache if name.endswith("hook_pattern")])
 
     return run
-
-
-def least_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, float]:
-    """CPU seconds of each way, the least of all rounds."""
-    best = dict.fromkeys(ways, float("inf"))
-    for _ in tqdm(range(rounds), desc="rounds", leave=False):
-        for name, run in ways.items():
-            began = time.process_time()
-            run()
-            best[name] = min(best[name], time.process_time() - began)
-    return best
 
 
 def peak_bytes(run: Way) -> int:
@@ -106,17 +88,29 @@ def differences(ours: SampleStatistics, theirs: Lean) -> str:
     return f"{', '.join(parts)}, top keys that differ {int(differ)} of {tops.numel()}"
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Every way's CPU seconds and peak memory, and how far the results of peers are from ours."""
+
+    tokens: int
+    seconds: Mapping[str, float]
+    memory: Mapping[str, float]
+    differences: Mapping[str, str]
+
+    def times(self, name: str) -> float | None:
+        """Multiple of the plain pass's time; None for what was not run."""
+        return self.seconds[name] / self.seconds[PLAIN] if name in self.seconds else None
+
+    def bytes_(self, name: str) -> float | None:
+        """Multiple of the plain pass's memory; None for what was not run."""
+        return self.memory[name] / self.memory[PLAIN] if name in self.memory else None
+
+
 @torch.inference_mode()
-def main(argv: list[str] | None = None) -> None:
-    """Prints the table, and how far the results differ from those of the peers."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", action="store_true", help="also eager transformers and TransformerLens")
-    parser.add_argument("--everything", action="store_true", help="also distances, repeated tokens and groups")
-    args = parser.parse_args(argv)
+def measured(tokens: int = 4096, *, rounds: int = 5, peers: bool = True, everything: bool = False) -> Measured:
+    """One interleaved run of all ways."""
     model = build()
-    ids = torch.randint(0, 8192, (1, args.tokens), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(0, 8192, (1, tokens), generator=torch.Generator().manual_seed(1))
     groups = [[[0], list(range(1, 32)), list(range(32, 64)), list(range(64, 128))]]
 
     def plain() -> None:
@@ -133,28 +127,54 @@ def main(argv: list[str] | None = None) -> None:
         with model.hooks(MassReader(Where(), groups)):
             plain()
 
-    ways: dict[str, Way] = {"plain": plain, "lean statistics": read, "mass on 4 groups": mass}
-    if args.everything:
+    ways: dict[str, Way] = {PLAIN: plain, LEAN: read, MASS: mass}
+    if everything:
         ways["lean and distances"] = lambda: read(distances=True)
         ways["lean and repeated tokens"] = lambda: read(tokens=ids)
         ways["lean and mass on 4 groups"] = lambda: read(groups=groups)
-    if args.peers:
+    if peers:
         eager = copy.deepcopy(model.hf)
         eager.set_attn_implementation("eager")
-        ways["eager, output_attentions"] = lambda: lean_of(
+        ways[EAGER] = lambda: lean_of(
             list(eager(ids, use_cache=False, logits_to_keep=1, output_attentions=True).attentions)
         )
-        with TemporaryDirectory() as folder:
-            ways["TransformerLens, run_with_cache"] = transformer_lens_run(model, ids, folder)
+        ways[LENS] = transformer_lens_run(model, ids)
     memory = {name: peak_bytes(run) for name, run in ways.items()}  # also warms up
-    seconds = least_seconds(ways, args.rounds)
+    seconds = least_seconds(ways, rounds)
+    apart = {name: differences(read(), ways[name]()) for name in (EAGER, LENS) if name in ways}
+    return Measured(tokens, seconds, memory, apart)
+
+
+def rows(tokens: int = 4096, *, rounds: int = 5, peers: bool = True) -> list[Row]:
+    """Time and memory of the lean set, and the time of mass on key groups."""
+    found = measured(tokens, rounds=rounds, peers=peers)
+    apart = "; ".join(f"against {name}: {text}" for name, text in found.differences.items())
+    note = f"peers compute the same from full patterns, which nnsight does not have under sdpa; {apart}"
+    lean, size = "exact statistics of all heads (column mass, entropy, top key, distance)", str(tokens)
+    limit = 1.3 if tokens <= 4096 else 1.6
+    time, space, mass = found.times, found.bytes_, found.times(MASS) or 0.0
+    return [
+        Row(f"{lean}: time", size, time(LEAN) or 0.0, time(EAGER), time(LENS), bar=limit, note=note),
+        Row(f"{lean}: memory", size, space(LEAN) or 0.0, space(EAGER), space(LENS), bar=2.0, note=note),
+        Row("mass on 4 key groups, all heads", size, mass, bar=1.4),
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints every way, and how far the results differ from those of the peers."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", action="store_true", help="also eager transformers and TransformerLens")
+    parser.add_argument("--everything", action="store_true", help="also distances, repeated tokens and groups")
+    args = parser.parse_args(argv)
+    found = measured(args.tokens, rounds=args.rounds, peers=args.peers, everything=args.everything)
     print(f"{args.tokens} tokens, {torch.get_num_threads()} threads, least of {args.rounds} rounds")
-    for name in ways:
-        times, bytes_ = seconds[name] / seconds["plain"], memory[name] / memory["plain"]
-        print(f"  {name:<34} {seconds[name]:8.2f} s   x{times:.2f}   {memory[name] / 2**20:8.0f} MB   x{bytes_:.1f}")
-    if args.peers:
-        for name in list(ways)[-2:]:
-            print(f"  against {name}: {differences(read(), ways[name]())}")
+    for name, seconds in found.seconds.items():
+        size = found.memory[name] / 2**20
+        print(f"  {name:<34} {seconds:8.2f} s   x{found.times(name):.2f}   {size:8.0f} MB   x{found.bytes_(name):.1f}")
+    for name, text in found.differences.items():
+        print(f"  against {name}: {text}")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ text, 32 tokens written. The bar is the design's: 1.05.
 """
 
 import argparse
+from typing import Any
 
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from benchmarks.ratios import measure
+from benchmarks.rows import Row, table
+from benchmarks.timing import least_seconds
 from head_analysis.vhd import DecodeZ, z_without_image
 from headscope import HookedModel
 
@@ -48,16 +50,13 @@ def build() -> tuple[HookedModel, dict[str, torch.Tensor]]:
 
 
 @torch.inference_mode()
-def main(argv: list[str] | None = None) -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args(argv)
+def rows(*, rounds: int = 7, new_tokens: int = NEW_TOKENS) -> list[Row]:
+    """A row for VHD, and one for the part of it that is done while generating."""
     model, inputs = build()
 
-    def generate(*hooks: object) -> torch.Tensor:
+    def generate(*hooks: Any) -> torch.Tensor:
         with model.hooks(*hooks):
-            return model.hf.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
+            return model.hf.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=0)
 
     answer = tuple(generate()[0, inputs["input_ids"].shape[1] :].tolist())
 
@@ -65,13 +64,20 @@ def main(argv: list[str] | None = None) -> None:
         generate(DecodeZ())
         z_without_image(model, inputs, [answer])
 
-    ways = {
-        "plain generation": generate,
-        "z kept while generating": lambda: generate(DecodeZ()),
-        "VHD (z kept, and a pass without the image)": vhd,
-    }
-    for name, (seconds, ratio) in measure(ways, rounds=args.rounds).items():
-        print(f"{name:<45} {seconds:8.3f} s  x {ratio:.2f}")
+    seconds = least_seconds({"plain": generate, "z": lambda: generate(DecodeZ()), "vhd": vhd}, rounds)
+    tokens, plain = f"{inputs['input_ids'].shape[1]} + {new_tokens}", seconds["plain"]
+    return [
+        Row("z kept while generating", tokens, seconds["z"] / plain, 1.0),
+        Row("VHD of an answer (z kept, and a pass without the image)", tokens, seconds["vhd"] / plain, 1.0, bar=1.05),
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args(argv)
+    print(table(rows(rounds=args.rounds)))
 
 
 if __name__ == "__main__":

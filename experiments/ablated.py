@@ -41,6 +41,15 @@ class Ablation:
         return Ablate(heads, self.mode, reference=self.reference, seed=self.seed)
 
 
+def removed(
+    model: HookedModel, ablation: Ablation, z: Tensor, ctx: Context, uniform: Mapping[int, Tensor]
+) -> Float[Tensor, "row column head d_head"]:
+    """What all heads of a layer hand over when removed; `uniform` is what `UniformOutputs` found in the same pass."""
+    if ablation.mode == "uniform":
+        return uniform[ctx.layer].to(z)
+    return ablation.of([head for head in model.heads() if head.layer == ctx.layer])(z, ctx).to(z)
+
+
 class Ablator:
     """Runs sets of heads on batches of prompts; UnsupportedModelError if the model's passes cannot be shared."""
 
@@ -64,17 +73,11 @@ class Ablator:
         """Sliding windows reach back over columns, so padding between two parts of a prompt would shorten them."""
         return getattr(self.model.hf.config.get_text_config(), "sliding_window", None) is not None
 
-    def replaced(self, clean: CleanPass, uniform: Mapping[int, Tensor], layer: int) -> Tensor:
-        """What all heads of a layer hand over when removed [row column head d_head]."""
-        if self.ablation.mode == "uniform":
-            return uniform[layer]
-        everything = [head for head in self.model.heads() if head.layer == layer]
-        return self.ablation.of(everything)(clean.z[layer], clean.contexts[layer])
-
     @torch.no_grad()
     def attentions(self, clean: CleanPass, uniform: Mapping[int, Tensor], layer: int, units: Sequence[Unit]) -> Tensor:
         """The layer's attention output without each unit's heads [unit row column d_model]."""
-        z, replaced = clean.z[layer], self.replaced(clean, uniform, layer).to(clean.z[layer])
+        z = clean.z[layer]
+        replaced = removed(self.model, self.ablation, z, clean.contexts[layer], uniform)
         weights, bias = self.model.output_weights(layer), self.model.output_bias(layer)
         found = []
         for unit in units:
@@ -98,7 +101,7 @@ class Ablator:
         self, inputs: Mapping[str, Tensor], wanted: int, cache: DynamicCache | None = None
     ) -> tuple[CleanPass, dict[int, Tensor]]:
         """A clean pass, and every head's output under uniform attention if that is what removed means."""
-        reader = _Uniform()
+        reader = UniformOutputs()
         with self.model.hooks(*([reader] if self.ablation.mode == "uniform" else [])):
             return self.resumable.clean(inputs, wanted=wanted, cache=cache), reader.outputs
 
@@ -151,9 +154,7 @@ class _Shared:
         self.tail = {"input_ids": tail, "attention_mask": torch.cat([real.new_ones(len(tail), prefix), real], 1)}
         self.cache = DynamicCache()
         self.start, self.start_uniform = ablator.clean(self.head, 1, self.cache)
-        self.clean, self.uniform = ablator.clean(
-            self.tail, wanted, _rows_of(self.cache, torch.zeros(len(tail), dtype=torch.long))
-        )
+        self.clean, self.uniform = ablator.clean(self.tail, wanted, _after(self.cache))
 
     def without(self, layer: int, units: Sequence[Unit]) -> Iterator[tuple[Unit, Tensor]]:
         columns = self.tail["input_ids"].shape[1]
@@ -184,8 +185,7 @@ class _Shared:
         rows = len(self.clean.logits)
         parts = []
         for part in torch.arange(rows).split(max(1, ROW_TOKENS // self.tail["input_ids"].shape[1])):
-            mine = which.repeat_interleave(len(part))
-            cache = _joined(self.cache, beginnings, mine, torch.zeros_like(mine))
+            cache = _after(self.cache, beginnings, which)
             with self.ablator.model.hooks(*self.ablator.later(layer, units[0])):
                 logits = self.ablator.resumable.resumed(
                     layer,
@@ -200,12 +200,13 @@ class _Shared:
 
 
 @dataclass(frozen=True)
-class _Uniform:
+class UniformOutputs:
     """z of every head, were its attention spread evenly over what each query may see."""
 
     outputs: dict[int, Tensor] = field(default_factory=dict)
     where: ClassVar[Where] = Where()
 
+    @torch.no_grad()
     def read(self, x: AttentionInputs, ctx: Context) -> None:
         """Called at every layer's attention."""
         parts = []
@@ -247,18 +248,35 @@ def _held(cache: DynamicCache, number: int) -> tuple[Tensor, Tensor] | None:
     return layer.keys, layer.values
 
 
-def _rows_of(cache: DynamicCache, rows: Tensor) -> DynamicCache:
-    """A new cache with these rows of another."""
-    return _joined(cache, DynamicCache(), rows, rows)
+class _Behind(DynamicLayer):
+    """Keys and values that stand before those of several rows each; what is added is handed over and not kept."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """All keys and values of the rows."""
+        assert self.keys is not None  # given at the beginning
+        assert self.values is not None
+        return _joined(self.keys, key_states), _joined(self.values, value_states)
 
 
-def _joined(clean: DynamicCache, above: DynamicCache, which: Tensor, rows: Tensor) -> DynamicCache:
-    """For every row the clean keys and values of the layers that an edit left alone, and its own unit's above."""
+def _joined(before: Tensor, added: Tensor) -> Tensor:
+    """What is added in equal numbers of rows to each row before it, in one copy."""
+    added = added.unflatten(0, (len(before), -1))
+    before = before.unsqueeze(1).expand(-1, added.shape[1], -1, -1, -1)
+    return torch.cat([before, added], -2).flatten(0, 1)
+
+
+def _after(clean: DynamicCache, above: DynamicCache | None = None, units: Tensor | slice = slice(0)) -> DynamicCache:
+    """A cache to go on from: keys and values of these units in layers where `above` has some, clean ones elsewhere."""
     found = DynamicCache()
     for number in range(len(clean.layers)):
-        changed, same = _held(above, number), _held(clean, number)
+        same, changed = _held(clean, number), None if above is None else _held(above, number)
         if changed is not None:
-            found.update(changed[0][which], changed[1][which], number)
-        elif same is not None:
-            found.update(same[0][rows], same[1][rows], number)
+            found.layers.append(_Behind(changed[0][units], changed[1][units]))
+        else:
+            found.layers.append(DynamicLayer() if same is None else _Behind(*same))
     return found

@@ -41,6 +41,7 @@ from headscope.runs import Run
 from headscope.samples import Sample, Task
 from headscope.scores import HeadScores
 from headscope.sharing import do_cells
+from tasks.manifest import item_rows
 
 __all__ = ["HookedRunner", "Metric", "Runner", "Sweep", "run_sweep", "runner_for", "sweep_of"]
 
@@ -127,7 +128,8 @@ def run_sweep(
     With a `run`, what is done of a batch for the units that begin in one layer is kept there as one cell, and not done
     again; several processes may work on one run, and `part` tells several sweeps in one run apart. `shard` (i, n) does
     the i-th of n shares of the cells, i from 0. The sweep that is returned says what is still missing. `score` needs the
-    `task`, and room for the answer (`max_new_tokens`; the task's own if not given).
+    `task`, and room for the answer (`max_new_tokens`; the task's own if not given). Samples with images cost a whole pass
+    for each unit.
 
     Raises UsageError for samples without the answers that the metric needs or longer than the model's context, and for a
     run that holds cells of another sweep; HeadscopeError for logits that are not finite, naming the layer.
@@ -148,7 +150,7 @@ def run_sweep(
     if task is not None and metric == "score":
         values = TaskScores(model, ablation, samples, task, room).of
     else:
-        values = LogitValues(model, runner or runner_for(model, ablation), samples, asked, metric).of
+        values = LogitValues(model, runner or runner_for(model, ablation, samples), samples, asked, metric).of
     named = {cell.key: cell for cell in mine}
     with progress_bar(sum(cell.rows for cell in mine), "ablating", shown=progress) as update:
         found = do_cells(
@@ -201,8 +203,8 @@ def _plan(part: str) -> str:
 def _identified(samples: Sequence[Sample], asked: Sequence[Asked], units: Sequence[Unit]) -> dict[str, Any]:
     """What tells this sweep's cells from those of another, as far as it is not in its settings."""
     told = [
-        [list(one.ids), sample.target, str(sample.meta.get("foil", ""))]
-        for sample, one in zip(samples, asked, strict=True)
+        [list(one.ids), sample.target, str(sample.meta.get("foil", "")), *row["images"]]
+        for sample, one, row in zip(samples, asked, item_rows(samples), strict=True)
     ]
     return {
         "samples": len(samples),
@@ -219,19 +221,24 @@ def _measured(
     places = cells[0].places
     found = values(places, [unit for cell in cells for unit in cell.units])
     _, clean = next(found)
-    rows: dict[str, list[pd.DataFrame]] = {cell.key: [] for cell in cells}
+    done: dict[str, dict[str, Tensor]] = {}
     cell_of = {unit.name: cell for cell in cells for unit in cell.units}
     for unit, value in found:
         assert unit is not None  # the whole model comes first, and once
         cell = cell_of[unit.name]
-        rows[cell.key].append(_table(unit, places, clean, value))
-        if len(rows[cell.key]) == len(cell.units):
-            yield cell.key, pd.concat(rows.pop(cell.key), ignore_index=True)
+        done.setdefault(cell.key, {})[unit.name] = value
+        if len(done[cell.key]) == len(cell.units):
+            yield cell.key, _table(places, clean, done.pop(cell.key))
 
 
-def _table(unit: Unit, places: Sequence[int], clean: Tensor, value: Tensor) -> pd.DataFrame:
-    numbers = {"clean": clean.double().numpy(), "value": value.double().numpy()}
-    return pd.DataFrame({"unit": unit.name, "sample": list(places), **numbers})
+def _table(places: Sequence[int], clean: Tensor, values: Mapping[str, Tensor]) -> pd.DataFrame:
+    columns = {
+        "unit": [unit for unit in values for _ in places],
+        "sample": list(places) * len(values),
+        "clean": clean.double().repeat(len(values)).numpy(),
+        "value": torch.cat([value.double() for value in values.values()]).numpy(),
+    }
+    return pd.DataFrame(columns)
 
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

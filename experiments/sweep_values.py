@@ -11,6 +11,7 @@ from torch import Tensor
 from experiments.ablated import Ablation, Ablator
 from experiments.answer_metrics import Answers, answers_of, measured
 from experiments.units import Unit
+from head_analysis.forced import answered
 from headscope.answers import stop_strings
 from headscope.encoding import pad_left
 from headscope.errors import HeadscopeError, UnsupportedModelError, UsageError
@@ -55,8 +56,10 @@ class HookedRunner:
             yield unit, found
 
 
-def runner_for(model: HookedModel, ablation: Ablation) -> Runner:
-    """The fast runner where the model allows it, else the one that runs whole passes."""
+def runner_for(model: HookedModel, ablation: Ablation, samples: Sequence[Sample]) -> Runner:
+    """The fast runner where the model allows it and no sample has an image, else the one that runs whole passes."""
+    if any(sample.images for sample in samples):
+        return HookedRunner(model, ablation)
     try:
         return Ablator(model, ablation)
     except UnsupportedModelError:
@@ -112,10 +115,9 @@ class LogitValues:
     def of(self, places: Sequence[int], units: Sequence[Unit]) -> Values:
         """The metric of these samples: whole, then without each unit; HeadscopeError for logits that are not finite."""
         mine = [self.asked[i] for i in places]
-        padded = pad_left([one.ids for one in mine], self.model.processor)
-        inputs = {name: value.to(self.model.device) for name, value in padded.items()}
-        found = self.runner.logits(inputs, units, wanted=max(1, *(len(one.answer) for one in mine)))
         samples = [self.samples[i] for i in places]
+        inputs = self._inputs(samples, mine)
+        found = self.runner.logits(inputs, units, wanted=max(1, *(len(one.answer) for one in mine)))
         answers = None
         if self.metric != "loss" and self.metric != "score":
             answers = answers_of(self.model, samples, samples, self.metric)
@@ -125,6 +127,13 @@ class LogitValues:
             assert whole is not None  # the whole model comes first
             _refuse_infinite(self.model, logits, inputs, unit)
             yield unit, self._measured(logits, whole, mine, answers)
+
+    def _inputs(self, samples: Sequence[Sample], asked: Sequence[Asked]) -> Mapping[str, Tensor]:
+        """Prompts, with all but the last token of the answers whose loss is wanted, padded on the left."""
+        if any(sample.images for sample in samples):
+            return answered(self.model, self.model.encode(samples).inputs, [one.answer[:-1] for one in asked])
+        padded = pad_left([one.ids for one in asked], self.model.processor)
+        return {name: value.to(self.model.device) for name, value in padded.items()}
 
     def _measured(self, logits: Tensor, whole: Tensor, asked: Sequence[Asked], answers: Answers | None) -> Tensor:
         if answers is not None and self.metric != "loss" and self.metric != "score":

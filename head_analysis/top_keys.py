@@ -23,12 +23,14 @@ from headscope.model import HookedModel
 def best_keys(rows: Float[Tensor, "*rest key"], k: int) -> Int[Tensor, "*rest {k}"]:
     """Columns of the k largest weights, best first; -1 where fewer keys have any weight.
 
-    Also -1 for a key whose weight one that is left out shares: which of the two came first would be up to the padding.
+    Of equal weights the earliest comes first, so that a head which looks at all keys alike always names the first one:
+    which of them `topk` names depends on how many columns of padding there are.
     """
-    best = rows.topk(min(k + 1, rows.shape[-1]), -1)
-    left_out = best.values[..., k:].amax(-1, keepdim=True).clamp_min(0) if rows.shape[-1] > k else 0
-    found = best.indices[..., :k].masked_fill(best.values[..., :k] <= left_out, -1)
-    return pad(found, (0, k - found.shape[-1]), value=-1)
+    if k == 1:
+        values, places = rows.max(-1, keepdim=True)
+    else:
+        values, places = (best[..., :k] for best in rows.sort(stable=True, dim=-1, descending=True))
+    return pad(places.masked_fill(values <= 0, -1), (0, k - places.shape[-1]), value=-1)
 
 
 def top_keys_reader(model: HookedModel, k: int) -> "TopKeys | LateTopKeys":

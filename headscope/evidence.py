@@ -101,6 +101,8 @@ def paired_difference(
     apart = _numbers(a) - _numbers(b)
     check_level(level)
     low, high = _percentiles(bootstrap_means(apart, resamples=resamples, seed=seed), level)
+    if len(apart) == 1:  # the other of the two ways to flip it is as far from 0
+        return Difference(float(apart.mean()), float(low), float(high), 1.0)
     flipped = permutation_test(
         (apart,),
         lambda values, axis: values.mean(axis),

@@ -107,6 +107,11 @@ def test_many_samples_have_a_drawn_p_value():
     assert 0.8 < strong.low < strong.high < 1.2
 
 
+def test_one_pair_shows_nothing_but_its_difference():
+    found = paired_difference(np.array([3.0]), np.array([1.0]))
+    assert (found.mean, found.low, found.high, found.p) == (2.0, 2.0, 2.0, 1.0)
+
+
 def test_equal_conditions_differ_by_nothing():
     same = np.array([0.0, 1, 1, 0])
     found = paired_difference(same, same)

@@ -1,28 +1,34 @@
 """Llama models whose weights are set by hand, so that it is known what every head does and what it is worth.
 
-The residual stream has sections of 64 slots each, one slot a known word, and one large constant that every token
-carries. The constant decides the norms, so each norm is the same division for every token to about one part in a
-thousand, and what heads read, match and write adds up as if there were no norms. MLPs add nothing. A head is 128 wide:
-rotary pairs turn from 1 radian a token to next to nothing; the eight fastest tell places apart, the slow ones hold the
-slots of a word unturned.
+The residual stream has sections of 64 slots each, one slot a known word, and a large constant that every token carries,
+spread over sixteen dimensions so that none of them stands out. The constant decides the norms, so each norm is the same
+division for every token to about one part in a thousand, and what heads read, match and write adds up as if there were
+no norms. A word may carry one huge dimension more, as attention sinks do; what it is read as shrinks by a fourteenth.
+MLPs add nothing. A head is 128 wide: rotary pairs turn from 1 radian a token to next to nothing; the eight fastest tell
+places apart, the slow ones hold the slots of a word unturned.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from headscope import Head, HookedModel
 
 SLOTS = 64
 SECTIONS = ("token", "before", "flag", "inhibit", "output")
-D_MODEL = SLOTS * len(SECTIONS) + 8
-CONSTANT = D_MODEL - 1
+_SPREAD = 16
+D_MODEL = SLOTS * len(SECTIONS) + 24 + _SPREAD  # which 4, 5 and 6 heads divide
+CONSTANT = slice(D_MODEL - _SPREAD, D_MODEL)
+MASSIVE, HUGE = SLOTS * len(SECTIONS), 40.0
+"""The dimension that marks sinks, and its size there; elsewhere it is 0."""
 SIZE = 100.0
-"""The constant; what heads write is of order 1."""
+"""Length of the constant; what heads write is of order 1."""
+EACH = SIZE / _SPREAD**0.5
+"""What each of its dimensions holds."""
 D_HEAD, PAIRS, PLACE_PAIRS = 128, 64, 8
 THETA = 1e8
 LOGIT = 10.0
@@ -67,7 +73,7 @@ def reads(section: str, strength: float = 1.0, *, only: Iterable[int] = range(SL
 def always(vector: Tensor) -> Tensor:
     """[d_head d_model] that gives the same vector for every token."""
     weight = torch.zeros(D_HEAD, D_MODEL)
-    weight[:, CONSTANT] = vector / SIZE
+    weight[:, CONSTANT] = vector[:, None] / (SIZE * _SPREAD**0.5)
     return weight
 
 
@@ -104,10 +110,20 @@ def wired(
     layers: int,
     heads: int = 4,
     noise: float = 0.0,
+    massive: Collection[str] = (),
     name: str = "planted",
 ) -> HookedModel:
     """The model; words without a slot are all alike. Heads without a wire look at all tokens alike and write `noise`."""
-    config = LlamaConfig(
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        hf = LlamaForCausalLM(llama_config(tokenizer, layers=layers, heads=heads)).eval()
+        plant(hf.model, hf.lm_head, wires, tokenizer, slots, noise=noise, massive=massive)
+    return HookedModel(hf, tokenizer, name=name)
+
+
+def llama_config(tokenizer: PreTrainedTokenizerFast, *, layers: int, heads: int) -> LlamaConfig:
+    """Of a model that `plant` can set the weights of."""
+    return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=D_MODEL,
         head_dim=D_HEAD,
@@ -123,20 +139,45 @@ def wired(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        hf = LlamaForCausalLM(config).eval()
-        for layer, block in enumerate(hf.model.layers):
-            block.mlp.down_proj.weight.zero_()
-            for head in range(heads):
-                _set(block.self_attn, head, wires.get(Head(layer, head)) or _idle(noise))
-        hf.model.embed_tokens.weight.zero_()[:, CONSTANT] = SIZE
-        hf.lm_head.weight.zero_()
-        for word, number in slots.items():
-            token = tokenizer.convert_tokens_to_ids(word)
-            hf.model.embed_tokens.weight[token, column("token", number)] = 1.0
-            hf.lm_head.weight[token, column("output", number)] = LOGIT / _SEEN
-    return HookedModel(hf, tokenizer, name=name)
+
+
+@torch.no_grad()
+def plant(
+    stack: LlamaModel,
+    unembedding: torch.nn.Linear,
+    wires: Mapping[Head, Wire],
+    tokenizer: PreTrainedTokenizerFast,
+    slots: Mapping[str, int],
+    *,
+    noise: float = 0.0,
+    massive: Collection[str] = (),
+) -> None:
+    """Sets all weights of a stack of layers and of what reads words from it; `massive` words carry the huge dimension."""
+    for layer, block in enumerate(stack.layers):
+        block.mlp.down_proj.weight.zero_()
+        for head in range(stack.config.num_attention_heads):
+            _set(block.self_attn, head, wires.get(Head(layer, head)) or _idle(noise))
+    words = stack.embed_tokens.weight.zero_()
+    words[:, CONSTANT] = EACH
+    unembedding.weight.zero_()
+    for word, number in slots.items():
+        token = tokenizer.convert_tokens_to_ids(word)
+        words[token, column("token", number)] = 1.0
+        unembedding.weight[token, column("output", number)] = LOGIT / _SEEN
+    words[[tokenizer.convert_tokens_to_ids(word) for word in massive], MASSIVE] = HUGE
+
+
+@torch.no_grad()
+def scramble(model: HookedModel, heads: Iterable[Head], *, seed: int) -> HookedModel:
+    """The model itself, with the entries of each weight of these heads in another order: a control without structure."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer, head in heads:
+        attention, part = model.hf.model.layers[layer].self_attn, slice(head * D_HEAD, (head + 1) * D_HEAD)
+        inward = [getattr(attention, f"{kind}_proj").weight[part] for kind in "qkv"]
+        for weight in (*inward, attention.o_proj.weight[:, part]):
+            order = torch.randperm(weight.numel(), generator=generator)
+            weight.copy_(weight.flatten()[order].view_as(weight))
+    return model
 
 
 def _set(attention: Any, head: int, wire: Wire) -> None:
