@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from headscope.encoding import Batch
 from headscope.errors import UsageError
 from headscope.generation import Generation
 from headscope.images.removal import continued_inputs
 from headscope.model import HookedModel
+from headscope.progress import progress_bar
 from headscope.prompting import Hook
 from headscope.samples import Sample, Span, batches
 
@@ -110,18 +110,17 @@ def read_forced(
 
     `hooks` makes the hooks of a batch from it and the places of its samples.
     """
-    bar = tqdm(total=len(samples), desc=what, disable=None if progress else True)
-    for places, _ in batches(
-        range(len(samples)), lambda i: len(model.tokens(samples[i]).ids) + len(answers[i]), batch_tokens
-    ):
-        batch = model.encode([samples[i] for i in places])
-        made = hooks(batch, places)
-        with torch.no_grad(), model.hooks(*made):
-            run(model, answered(model, batch.inputs, [answers[place] for place in places]))
-        for index, place in enumerate(places):
-            yield Place(place, index, batch, made)
-        bar.update(len(places))
-    bar.close()
+    with progress_bar(len(samples), what, shown=progress) as update:
+        for places, _ in batches(
+            range(len(samples)), lambda i: len(model.tokens(samples[i]).ids) + len(answers[i]), batch_tokens
+        ):
+            batch = model.encode([samples[i] for i in places])
+            made = hooks(batch, places)
+            with torch.no_grad(), model.hooks(*made):
+                run(model, answered(model, batch.inputs, [answers[place] for place in places]))
+            for index, place in enumerate(places):
+                yield Place(place, index, batch, made)
+            update(len(places))
 
 
 def head_grid(

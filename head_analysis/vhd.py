@@ -13,10 +13,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from head_analysis.forced import answered, head_grid, run, token_spans
 from head_analysis.vision import divergence
@@ -26,8 +26,10 @@ from headscope.generation import Generation
 from headscope.hooks import Context, Site, Where
 from headscope.images.removal import Removal, image_free
 from headscope.model import HookedModel
+from headscope.progress import progress_bar
 from headscope.samples import Sample, Span, batches
 from headscope.scores import HeadScores
+from headscope.tables import html_table
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,16 @@ class VHD:
             raise UsageError(f"none of {len(self.steps)} samples has a step to average; generate longer answers")
         dropped = {"samples_dropped": len(self.steps) - len(spoken)}
         return HeadScores(torch.stack([steps.mean(0) for steps in spoken]), "VHD", {**self.meta, **dropped})
+
+    def plot(self) -> Any:
+        """Heatmap of `scores()`, layer by head."""
+        return self.scores().plot()
+
+    def _repr_html_(self) -> str:
+        steps = sum(map(len, self.steps))
+        lengths = pd.DataFrame([{"answers": len(self.steps), "steps": steps}])
+        scores = self.scores()._repr_html_() if steps else ""
+        return html_table(lengths, f"{self.meta.get('model', '')}: answers that VHD was read from") + scores
 
     def at(self, chosen: Sequence[Collection[int]]) -> "VHD":
         """The same answers at chosen steps only, a collection of steps for each sample.
@@ -104,16 +116,15 @@ def measure_vhd(
     model.require_images("VHD")
     _check_images(samples)
     done: dict[int, tuple[Generation, Tensor]] = {}
-    bar = tqdm(total=len(samples), desc="VHD", disable=None if progress else True)
-    for places, chosen in batches(samples, lambda sample: len(model.tokens(sample).ids), batch_tokens):
-        batch, seen = model.encode(chosen), DecodeZ()
-        with model.hooks(seen):
-            answers = model.generate_batch(batch, max_new_tokens=max_new_tokens, stop=stop)
-        bare = z_without_image(model, batch.inputs, [answer.tokens for answer in answers], removal=removal)
-        for i, place in enumerate(places):
-            done[place] = (answers[i], _compared(model, seen.of_sample(i, len(answers[i].tokens)), bare[i]))
-        bar.update(len(places))
-    bar.close()
+    with progress_bar(len(samples), "VHD", shown=progress) as update:
+        for places, chosen in batches(samples, lambda sample: len(model.tokens(sample).ids), batch_tokens):
+            batch, seen = model.encode(chosen), DecodeZ()
+            with model.hooks(seen):
+                answers = model.generate_batch(batch, max_new_tokens=max_new_tokens, stop=stop)
+            bare = z_without_image(model, batch.inputs, [answer.tokens for answer in answers], removal=removal)
+            for i, place in enumerate(places):
+                done[place] = (answers[i], _compared(model, seen.of_sample(i, len(answers[i].tokens)), bare[i]))
+            update(len(places))
     written = tuple(done[i][0] for i in range(len(samples)))
     spans = tuple(token_spans(answer.tokens, answer.text, model.tokenizer) for answer in written)
     meta = {

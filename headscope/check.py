@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from headscope.hooks import Context, Record, Site, Where
 from headscope.sites import AttentionSite
+from headscope.tables import html_table
 
 if TYPE_CHECKING:
     from headscope.model import HookedModel
@@ -48,6 +50,13 @@ class SelfCheck:
     def to_records(self) -> list[dict[str, Any]]:
         """One dictionary a fact, for tables and JSON."""
         return [vars(row) for row in self.rows]
+
+    def _repr_html_(self) -> str:
+        marks = {True: "ok", False: "FAILED", None: "–"}
+        columns = ["fact", "value", "bar", "result", "note"]
+        rows = [(row.fact, f"{row.value:.2e}", row.bar, marks[row.passed], row.note) for row in self.rows]
+        result = "passed" if self.passed else "FAILED"
+        return html_table(pd.DataFrame(rows, columns=columns), f"self-check of {self.model}: {result}")
 
     def __str__(self) -> str:
         width = max(len(row.fact) for row in self.rows)

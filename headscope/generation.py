@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,9 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from headscope.encoding import Batch
 from headscope.samples import Sample
+
+_SHOWN = 400
+"""Characters of a prompt that a notebook shows before the answer."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,11 @@ class Generation:
     """"stop": an end-of-text token or a stop string was written; "length": max_new_tokens were."""
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        tail = self.sample.prompt[-400:]
-        return f"<p><small>{escape(tail)}</small><b>{escape(self.text)}</b></p>"
+        prompt = self.sample.prompt
+        shown = prompt if len(prompt) <= _SHOWN else f"… {prompt[-_SHOWN:]}"
+        end = "it ended by itself" if self.finish == "stop" else "cut off at max_new_tokens"
+        answer = f'<p style="white-space:pre-wrap">{escape(shown)}<b>{escape(self.text)}</b></p>'
+        return f"{answer}<p><small>{len(self.tokens)} tokens, {end}</small></p>"
 
 
 class StopOnText(StoppingCriteria):

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -24,6 +23,7 @@ from headscope.heads import Head
 from headscope.hooks import Intervention, Reader, Site, Where
 from headscope.images.layout import ImageLayout
 from headscope.loading import load_pretrained
+from headscope.progress import progress_bar
 from headscope.prompting import Hook, Operator, in_force
 from headscope.recording import Keep, MassReader, group_places
 from headscope.samples import Sample, Tokens, batches
@@ -305,13 +305,12 @@ class HookedModel:
             return self.generate([samples], max_new_tokens=max_new_tokens, stop=stop, **options)[0]
         samples = [_as_sample(sample) for sample in samples]
         done: list[Generation | None] = [None] * len(samples)
-        bar = tqdm(total=len(samples), desc="generating", disable=None if progress else True)
-        for places, chosen in batches(samples, lambda sample: len(self.tokens(sample).ids), batch_tokens):
-            answers = self.generate_batch(self.encode(chosen), max_new_tokens=max_new_tokens, stop=stop, **options)
-            for place, answer in zip(places, answers, strict=True):
-                done[place] = answer
-            bar.update(len(places))
-        bar.close()
+        with progress_bar(len(samples), "generating", shown=progress) as update:
+            for places, chosen in batches(samples, lambda sample: len(self.tokens(sample).ids), batch_tokens):
+                answers = self.generate_batch(self.encode(chosen), max_new_tokens=max_new_tokens, stop=stop, **options)
+                for place, answer in zip(places, answers, strict=True):
+                    done[place] = answer
+                update(len(places))
         return done
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a bar where there is a terminal, now and then a line where there is none.
+"""How far a long piece of work is: a bar in a terminal or a notebook, now and then a line where there is neither.
 
 Both go to standard error, so that standard output holds nothing but results.
 """
@@ -23,7 +23,7 @@ def progress_bar(total: int, what: str, *, shown: bool, done: int = 0) -> Iterat
     """A function to call with the number of things just done; `done` were done before. Silent unless `shown`."""
     if not shown:
         yield _ignored
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() or _in_notebook():
         with tqdm(total=total, initial=done, desc=what) as bar:
             yield bar.update
     else:
@@ -58,6 +58,13 @@ class _Lines:
         text = f"{self._what}: {self._done} of {self._total} ({self._done / max(1, self._total):.0%}), {passed:.0f} s"
         new, left = self._done - self._before, self._total - self._done
         return f"{text}, about {passed * left / new:.0f} s left" if new > 0 and left > 0 else text
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this, which shows bars although it has no terminal."""
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _ignored(_: int) -> None:

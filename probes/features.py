@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 
 from headscope.errors import UsageError
 from headscope.heads import Head
 from headscope.hooks import Context, Region, Where
 from headscope.model import HookedModel
+from headscope.progress import progress_bar
 from headscope.samples import Sample, Tokens, batches
 from probes.places import Places, Position
 
@@ -97,21 +97,20 @@ def features(
     named = (stack or model.main_stack) in _OF_PROMPTS
     found: dict[int, list[Any]] = {}
     ids: list[tuple[int, ...]] = [()] * len(samples)
-    bar = tqdm(total=len(samples), desc="features", disable=None if progress else True)
-    for numbers, _ in batches(located, lambda one: len(one.ids), batch_tokens):
-        reader = _Reader(site, where, places, [located[number] for number in numbers], named)
-        with model.hooks(reader):
-            model.forward([samples[number] for number in numbers], **few)
-        if not reader.found:
-            raise UsageError(f"nothing was read at {site!r}: {where} names no layer, or no token of these samples")
-        for layer, rows in reader.found.items():
-            mine = found.setdefault(layer, [None] * len(samples))
-            for number, row in zip(numbers, rows, strict=True):
-                mine[number] = row
-        for number, read in zip(numbers, reader.ids, strict=True):
-            ids[number] = read
-        bar.update(len(numbers))
-    bar.close()
+    with progress_bar(len(samples), "features", shown=progress) as update:
+        for numbers, _ in batches(located, lambda one: len(one.ids), batch_tokens):
+            reader = _Reader(site, where, places, [located[number] for number in numbers], named)
+            with model.hooks(reader):
+                model.forward([samples[number] for number in numbers], **few)
+            if not reader.found:
+                raise UsageError(f"nothing was read at {site!r}: {where} names no layer, or no token of these samples")
+            for layer, rows in reader.found.items():
+                mine = found.setdefault(layer, [None] * len(samples))
+                for number, row in zip(numbers, rows, strict=True):
+                    mine[number] = row
+            for number, read in zip(numbers, reader.ids, strict=True):
+                ids[number] = read
+            update(len(numbers))
     meta = {"model": model.name, "revision": model.revision, "stack": stack or model.main_stack}
     sites = model.sites_of(stack)
     shape = (max(one.layer for one in sites) + 1, max(one.n_heads for one in sites))

@@ -8,11 +8,11 @@ import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils.parallel import Parallel, delayed
-from tqdm.auto import tqdm
 
 from headscope.errors import UsageError
 from headscope.evidence import false_discovery
 from headscope.heads import Head
+from headscope.progress import progress_bar
 from probes.attentive import AttentiveProbe
 from probes.controls import Control, control_labels, type_numbers
 from probes.features import Features, Place
@@ -104,12 +104,16 @@ def _judged(
     progress: bool,
 ) -> tuple[list[np.ndarray], Float[np.ndarray, "place draw"]]:
     """Predictions of each place, and the probe's scores on draws of the control that are each place's own."""
-    tasks = (
+    work = (
         delayed(_judged_alone)(X, question, probe, types, draws=draws, seed=(seed, row))
         for row, X in enumerate(cells.values())
     )
-    done = Parallel(n_jobs=jobs, return_as="generator")(tasks)
-    found = list(tqdm(done, total=len(cells), desc="probing", disable=None if progress else True))
+    done = Parallel(n_jobs=jobs, return_as="generator")(work)
+    found = []
+    with progress_bar(len(cells), "probing", shown=progress) as update:
+        for one in done:
+            found.append(one)
+            update(1)
     return [predicted for predicted, _ in found], np.stack([controls for _, controls in found])
 
 

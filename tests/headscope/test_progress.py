@@ -4,6 +4,7 @@ import os
 import pty
 import sys
 import termios
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,3 +81,13 @@ def test_in_a_terminal_there_is_a_bar(monkeypatch):
     os.close(ours)
     assert "heads:  25%" in shown
     assert "1/4" in shown
+
+
+def test_a_bar_in_a_notebook_although_it_has_no_terminal(clock, capsys, monkeypatch):
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    work(clock, [(1, 0.1)] * 3, total=3)
+    assert "3/3" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(config={})))
+    work(clock, [(1, 0.1)] * 3, total=3)
+    assert capsys.readouterr().err == ""
