@@ -1,6 +1,8 @@
 """Plain texts of given lengths in tokens, from a user's files or from filler in words that the model knows."""
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,14 @@ from typing import Any
 from headscope.errors import UsageError
 from headscope.model import HookedModel
 from headscope.samples import Sample
+from tasks import prose
+from tasks.backcopy import written
 from tasks.haystack import Piece, most, read, refuse_unknown, stream, take
-from tasks.prose import words
+from tasks.kinds import CUE, kind_text, knows_kinds
 from tasks.scene_world import scene
+
+_WORDS = 40
+"""Words and stops of a short text."""
 
 
 def text_samples(
@@ -19,9 +26,10 @@ def text_samples(
     """`n` texts of each length, lengths in turn: whole sentences, as many as fit.
 
     Each text of a user's file (or folder of .txt files) starts at a random sentence and goes on at the beginning after
-    the end, so texts from a short file overlap. Filler is that of `tasks.prose`, or captions of scenes for models that
-    know no other words. UsageError for lengths beyond the model's context, files with too little text, and words that the
-    tokenizer does not know.
+    the end, so texts from a short file overlap. Filler is that of `tasks.prose`; for models whose vocabulary lacks its
+    words captions of scenes, and for those that have the words of `tasks.kinds` texts of it, one behind the other, each
+    begun as a text begins. UsageError for lengths beyond the model's context, files with too little text, and words that
+    the tokenizer does not know.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
@@ -34,14 +42,12 @@ def text_samples(
     own = None if path is None else read(path)
     if own is not None:
         _refuse_unknown(own, path, tokenizer)
-    captions = own is None and not _knows(tokenizer, " ".join(sorted(words())))
-    if captions:
-        _refuse_unknown_filler(model, tokenizer)
+    filler = _prose if own is not None else _filler_for(model, tokenizer)
     made = []
     for i in range(n):
         for length in lengths:
             key = f"text/{seed}/{length}/{i}"
-            pieces = take(_captions(key) if captions else stream(own, key), tokenizer, 1.5 * length + 64)
+            pieces = take(stream(own, key) if own is not None else filler(key), tokenizer, 1.5 * length + 64)
             made.append(Sample(_cut(model, pieces, length, path), meta={"length": length}))
     return made
 
@@ -63,8 +69,31 @@ def _cut(model: HookedModel, pieces: list[Piece], length: int, path: Path | None
     return text(kept)
 
 
+def _filler_for(model: HookedModel, tokenizer: Any) -> Callable[[str], Iterator[Piece]]:
+    """Filler in words that the model knows, by a key."""
+    if knows_kinds(tokenizer):
+        return partial(_packed, tokenizer)
+    if _knows(tokenizer, " ".join(sorted(prose.words()))):
+        return _prose
+    _refuse_unknown_filler(model, tokenizer)
+    return _captions
+
+
+def _prose(key: str) -> Iterator[Piece]:
+    return stream(None, key)
+
+
 def _captions(key: str) -> Iterator[Piece]:
     return (Piece(scene(f"usual/{key}/{i}", violating=False).caption(), " ") for i in count())
+
+
+def _packed(tokenizer: Any, key: str) -> Iterator[Piece]:
+    """Short texts; where the tokenizer begins every prompt by itself, it begins the first of them."""
+    given = tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+    for i in count():
+        words, kind = kind_text(random.Random(f"{key}/{i}"), _WORDS)
+        text = f"{written(words)} {CUE} {kind}."
+        yield Piece(text if given and not i else f"{tokenizer.bos_token} {text}", " ")
 
 
 def _refuse_unknown(own: Sequence[Piece], path: Path | None, tokenizer: Any) -> None:

@@ -31,20 +31,23 @@ from headscope.errors import UsageError
 from headscope.model import HookedModel
 from headscope.runs import Run
 from interventions.act import ACT, Variant
-from tasks import Choices, Classification, Question, SecretChoices, read_choices, read_classification
+from tasks import Choices, Classification, MostNamed, Question, SecretChoices, read_choices, read_classification
 from tasks.choices import ChoiceTask, Rule
+from tasks.kinds import knows_kinds
 
 _LABELS = ("lamp", "harbor", "golden", "baker")
 _OTHERS = 1_000
 """Added to the seed for held-out samples of the built-in sets."""
 _LISTED = 15
+_WORDS = 80
+"""In a text of the built-in kinds: with fewer, zoo:sinks makes hardly a mistake that could be mended."""
 
 Tasks = dict[str, ChoiceTask]
 
 
 def filter_command(
     out: Out,
-    model: Model = "zoo:needle",
+    model: Model = "zoo:sinks",
     choices: Annotated[
         list[Path] | None, typer.Option(help="JSONL of prompt, options, answer; may be given several times.")
     ] = None,
@@ -53,7 +56,7 @@ def filter_command(
     scoring: Annotated[Rule, typer.Option(help="How the options of a question are compared.")] = "last_token",
     calibration: Annotated[int, typer.Option(help="Samples of each task to choose heads by.", min=2)] = 32,
     held_out: Annotated[int, typer.Option("--held-out", help="Other samples of each, to judge them by.", min=2)] = 64,
-    length: Annotated[int, typer.Option(help="Tokens of a prompt of the built-in sets.", min=1)] = 128,
+    length: Annotated[int, typer.Option(help="Tokens of a prompt of the built-in secret words.", min=1)] = 128,
     rule: Annotated[
         KeepRule, typer.Option(help="harmless: gain not below 0 by more than its error; helpful: above by more.")
     ] = "harmless",
@@ -81,7 +84,11 @@ def filter_command(
         model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
     )
     candidates = _candidates(hooked, heads, act, every_layer=every_layer)
-    choosing, judging = _tasks(choices or (), classes, words, scoring, calibration, held_out, length, seed)
+    choosing, judging = (
+        _tasks(choices or (), classes, words, scoring, calibration, held_out, seed)
+        if choices or classes is not None or words
+        else _built_in(hooked.tokenizer, scoring, calibration, held_out, length, seed)
+    )
     counts = [sum(len(task.samples(hooked.tokenizer)) for task in part.values()) for part in (choosing, judging)]
     config: dict[str, Any] = {
         "model": model,
@@ -138,20 +145,11 @@ def _tasks(
     scoring: Rule,
     calibration: int,
     held_out: int,
-    length: int,
     seed: int,
 ) -> tuple[Tasks, Tasks]:
     """Tasks to choose heads by and tasks to judge them by, without a sample in common."""
     if (classes is None) != (not words):
         raise UsageError("--classes FILE and --words label=word,label=word belong together; give both or neither")
-    if not choices and classes is None:
-        return tuple(  # type: ignore[return-value]
-            {
-                "choices": SecretChoices(n, options=3, length=length, rule=scoring, seed=start),
-                "labels": SecretChoices(n, length=length, labels=_LABELS, rule=scoring, seed=start),
-            }
-            for n, start in ((calibration, seed), (held_out, seed + _OTHERS))
-        )
     choosing: Tasks = {}
     judging: Tasks = {}
     for path in choices:
@@ -163,6 +161,27 @@ def _tasks(
         mine, others = _split(classes, read_classification(classes, _verbalisers(words)), calibration, held_out, seed)
         choosing[classes.stem], judging[classes.stem] = Classification(mine, scoring), Classification(others, scoring)
     return choosing, judging
+
+
+def _built_in(
+    tokenizer: Any, scoring: Rule, calibration: int, held_out: int, length: int, seed: int
+) -> tuple[Tasks, Tasks]:
+    """The same of the built-in sets whose words the model knows: kinds named most, or secret words."""
+    chosen, judged = ((calibration, seed), (held_out, seed + _OTHERS))
+    if knows_kinds(tokenizer):
+        return _kinds(scoring, *chosen), _kinds(scoring, *judged)
+    return _secrets(scoring, length, *chosen), _secrets(scoring, length, *judged)
+
+
+def _kinds(scoring: Rule, n: int, seed: int) -> Tasks:
+    return {"kinds": MostNamed(n, words=_WORDS, rule=scoring, seed=seed)}
+
+
+def _secrets(scoring: Rule, length: int, n: int, seed: int) -> Tasks:
+    return {
+        "choices": SecretChoices(n, options=3, length=length, rule=scoring, seed=seed),
+        "labels": SecretChoices(n, length=length, labels=_LABELS, rule=scoring, seed=seed),
+    }
 
 
 def _refuse_twice(path: Path, tasks: Mapping[str, ChoiceTask]) -> None:

@@ -37,12 +37,12 @@ _LISTED = 8
 
 def sinks(
     out: Out,
-    model: Model = "zoo:needle",
+    model: Model = "zoo:sinks",
     texts: Annotated[
         Path | None, typer.Option(help="Text file, or folder of .txt files; else built-in filler.")
     ] = None,
-    lengths: Annotated[str, typer.Option(help="Tokens of the texts, such as 512,4096.")] = "256,512",
-    n: Annotated[int, typer.Option("--n", help="Texts of each length.", min=1)] = 8,
+    lengths: Annotated[str, typer.Option(help="Tokens of the texts, such as 512,4096.")] = "256",
+    n: Annotated[int, typer.Option("--n", help="Texts of each length.", min=1)] = 16,
     variant: Annotated[
         Variant, typer.Option(help="When a token is a sink; see head_analysis.sink_rules.")
     ] = "above_even",
