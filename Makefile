@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --no-input --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dashboard test bench check format format-check lint types contracts clean
+.PHONY: help demo dashboard test bench docs check format format-check lint types contracts clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: $(VENV)/.installed-dev ## run all tests, the slow ones included (PYTEST_AR
 
 bench: $(VENV)/.installed-dev ## speed and memory against other libraries, in one table (ten minutes, on a quiet machine)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
+
+docs: $(VENV)/.installed-dev ## the documentation, into build/site; any warning is an error
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 check: format-check lint types contracts test ## all that must pass before a merge
 

@@ -57,6 +57,8 @@ class Operator(Protocol):
 
 Hook = Intervention | Reader | Operator
 
+_ENCODES_FIRST = "_supports_mm_encoder_outputs"
+
 
 @contextmanager
 def in_force(model: HookedModel, hooks: Sequence[Hook], flow: Flow) -> Iterator[None]:
@@ -92,7 +94,8 @@ def _asked_at_every_prompt(model: HookedModel, hooks: tuple[Hook, ...], flow: Fl
 
         handle = model.hf.register_forward_pre_hook(begin, with_kwargs=True)
         try:
-            yield
+            with _images_encoded_inside(model.hf):
+                yield
         finally:
             handle.remove()
 
@@ -116,6 +119,23 @@ def _refuse_unseen(hooks: Sequence[Hook], begun: bool) -> None:
             f"{names} must see the prompt, but this pass continues a cache that was filled outside these hooks; run the "
             "prompt inside model.hooks(...) too"
         )
+
+
+@contextmanager
+def _images_encoded_inside(hf: Any) -> Iterator[None]:
+    """`generate` hands the pixels of a prompt to the model's own pass, and does not encode them before it.
+
+    Since transformers 5.23 it calls the vision tower first, and what reaches the model holds no pixels that an operator
+    could take away or look at. The model says by this method whether that may be done; older versions do not ask.
+    """
+    before = vars(hf).get(_ENCODES_FIRST)
+    setattr(hf, _ENCODES_FIRST, lambda: False)
+    try:
+        yield
+    finally:
+        delattr(hf, _ENCODES_FIRST)
+        if before is not None:
+            setattr(hf, _ENCODES_FIRST, before)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import run
+from tests.docs.snippets import python_blocks, run_python_blocks
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -13,12 +14,9 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 def test_python_blocks_run_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) >= 3
-    names: dict[str, object] = {"__name__": "readme"}
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"README block {number}", "exec"), names)
-    families = names["table"].families().set_index("kind")["mean"]  # type: ignore[attr-defined]
+    assert len(python_blocks(README)) >= 3
+    names = run_python_blocks(README, "README")
+    families = names["table"].families().set_index("kind")["mean"]
     assert families["none"] > 0.9
     assert families["treatment"] < 0.2
 

@@ -70,7 +70,15 @@ def continued_inputs(inputs: Mapping[str, Tensor], answers: Sequence[Sequence[in
 def with_and_without(
     inputs: Mapping[str, Any], image: Bool[Tensor, "sample column"], hf: Any, *, removal: Removal = "delete"
 ) -> dict[str, Tensor]:
-    """One batch of twice the samples: as they are, then without their images."""
+    """One batch of twice the samples: as they are, then without their images.
+
+    UsageError where the inputs hold image tokens but no pixels.
+    """
+    if image.any() and not any(_belongs_to_images(name, value) for name, value in inputs.items()):
+        raise UsageError(
+            f"the prompt has image tokens but no pixels ({', '.join(inputs)}), so it cannot be run with and without its "
+            "image; hand the model pixel_values, not images that are encoded already (mm_encoder_outputs)"
+        )
     bare = image_free(hf, inputs, image, removal=removal)
     pixels = {name: value for name, value in inputs.items() if _belongs_to_images(name, value)}
     if removal == "blank_image":

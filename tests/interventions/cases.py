@@ -140,6 +140,23 @@ def in_steps(hooked: HookedModel, inputs: Inputs, more: Tensor, *hooks: Any, siz
 
 
 @torch.no_grad()
+def generated(hooked: HookedModel, inputs: Inputs, steps: int, *hooks: Any) -> tuple[Tensor, Tensor]:
+    """What `generate` writes behind a prompt, and the logits it chose from."""
+    with hooked.hooks(*hooks), hooked._flow.emitting(inputs["input_ids"].shape[1] - 1):
+        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+        out = hooked.hf.generate(
+            **{**inputs, "attention_mask": mask},
+            max_new_tokens=steps,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    return out.sequences[:, -steps:], torch.stack(out.logits, 1)
+
+
+@torch.no_grad()
 def at_once(hooked: HookedModel, inputs: Inputs, more: Tensor, *hooks: Any, kind: int = 0) -> Tensor:
     """The same logits from one pass without a cache."""
     start = inputs["input_ids"].shape[1] - 1

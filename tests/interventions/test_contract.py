@@ -35,6 +35,7 @@ from tests.interventions.cases import (
     at_once,
     first,
     forward,
+    generated,
     image_of,
     in_steps,
     logits,
@@ -215,6 +216,14 @@ def test_decoding_on_the_cache_equals_reading_at_once(name: str, row: str):
         whole = at_once(model(name), inputs, more, said.operator)
     assert gap(steps, whole) < 1e-4
     assert gap(steps[:, -1], plain_steps(name)[:, -1]) > 1e-4  # still at work at the last step
+
+
+@cases
+def test_generation_runs_the_same_passes(name: str, row: str):
+    """What `generate` prepares for itself, images it encodes in advance among it, changes nothing for an operator."""
+    hooked, inputs, operator = model(name), first(name), ROWS[row].operator
+    more, chosen_from = generated(hooked, inputs, LENGTH, operator)
+    assert gap(in_steps(hooked, inputs, more[:, :-1], operator), chosen_from) < 1e-4
 
 
 @pytest.mark.parametrize("name", sorted(BOTH_WAYS))
