@@ -8,6 +8,7 @@ from headscope.figures.layout import KINDS, QUIET, lay_out, plain
 from probes.result import ProbeResult
 
 _DASHES = {"random": "dash", "untrained": "dashdot", "majority": "dot", "mean": "dot"}
+_MOST_TICKS = 24
 
 
 def layer_lines(result: ProbeResult) -> go.Figure:
@@ -42,7 +43,8 @@ def layer_lines(result: ProbeResult) -> go.Figure:
     meta = result.meta
     about = f"{meta.get('model')}, {meta.get('site')}, n = {len(result.samples)}, control: {meta.get('control')} labels"
     figure = lay_out([*traces, score], f"probe {measure} by layer", about, height=360)
-    figure.update_xaxes(title="layer", tickformat="d", showgrid=False)
+    every = max(1, -(-len(layers) // _MOST_TICKS))
+    figure.update_xaxes(title="layer", tickvals=layers[::every], showgrid=False)
     figure.update_yaxes(title=plain(measure))
     return figure
 

@@ -11,6 +11,7 @@ from experiments.commands.filter import filter_command
 from experiments.commands.generate import generate
 from experiments.commands.overlap import overlap
 from experiments.commands.patch import patch
+from experiments.commands.probe import probe
 from experiments.commands.sinks import sinks
 from experiments.commands.sweep import sweep
 from experiments.commands.vision import vision
@@ -20,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
     """Registers every command, once."""
     if app.registered_commands:
         return
-    for command in (dashboard, demo, doctor, generate, patch):
+    for command in (dashboard, demo, doctor, generate, patch, probe):
         app.command(command.__name__)(command)
     heads.app.command("sinks")(sinks)
     heads.app.command("filter")(filter_command)
