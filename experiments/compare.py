@@ -26,6 +26,7 @@ from headscope.prompting import Hook
 from headscope.runs import Run
 from headscope.samples import Task
 from headscope.sharing import do_cells
+from headscope.tables import html_table
 from interventions import Ablate, HeadOutputs
 from interventions.ablate import Mode
 
@@ -87,6 +88,11 @@ class Comparison:
         from headscope.figures import causal_bars
 
         return causal_bars(self.families(), title=self.meta.get("title", "mean score by condition"))
+
+    def _repr_html_(self) -> str:
+        model = self.meta.get("model")
+        caption = f"mean score by condition, {model}" if model else "mean score by condition"
+        return html_table(self.families().drop(columns=["kind", "family"]), caption)
 
     def _family_row(self, family: str, part: pd.DataFrame, level: float) -> dict[str, Any]:
         scores = part.pivot(index="condition", columns="sample", values="score")

@@ -27,6 +27,7 @@ from headscope.model import HookedModel
 from headscope.progress import progress_bar
 from headscope.runs import Run
 from headscope.sharing import do_cells
+from headscope.tables import html_table
 from interventions.act import ACT
 from tasks.choices import ChoiceTask
 from tasks.manifest import digest, item_rows
@@ -95,6 +96,11 @@ class HeadFilter:
             halves.append(_jaccard(*(self._judged(part)[2] for part in parts)))
         chance = [_jaccard(rng.permutation(kept), rng.permutation(kept)) for _ in range(self.resamples)]
         return Stability(*(float(np.mean(one)) for one in ([_jaccard(kept, other) for other in again], halves, chance)))
+
+    def _repr_html_(self) -> str:
+        best = self.table.sort_values("gain", ascending=False, kind="stable").drop(columns=["layer", "head"]).head(10)
+        caption = f"gain of calibrating one head: top {len(best)} of {len(self.heads)}, {len(self.kept)} {self.rule}"
+        return html_table(best, caption)
 
     def _judged(self, gains: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, Bool[np.ndarray, " head"]]:
         gain = np.mean([one.mean(1) for one in gains], 0)

@@ -23,6 +23,7 @@ from headscope.prompting import Hook
 from headscope.runs import Run
 from headscope.samples import Sample, Task
 from headscope.sharing import do_cells
+from headscope.tables import html_table
 from tasks.manifest import digest, item_rows
 
 _CLUSTER = "image_id"
@@ -88,6 +89,12 @@ class Judgement:
         families = self.families()
         shown = families[families["metric"] == name].dropna(subset="value").rename(columns={"value": "mean"})
         return causal_bars(shown, title=f"{name} by condition")
+
+    def _repr_html_(self) -> str:
+        columns = ["metric", "condition", "value", "low", "high", "difference", "difference_low", "difference_high"]
+        model = self.meta.get("model")
+        caption = f"metrics by condition, {model}" if model else "metrics by condition"
+        return html_table(self.families()[[*columns, "lowest", "highest", "images"]], caption)
 
     def _drawn(self, resamples: int, seed: int) -> tuple["_Parts", ClusterBootstrap]:
         parts = _Parts.of(self.table, self.metrics)

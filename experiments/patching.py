@@ -37,6 +37,7 @@ from headscope.model import HookedModel
 from headscope.progress import with_progress
 from headscope.samples import Sample
 from headscope.scores import HeadScores
+from headscope.tables import html_table
 from interventions.patch import Activations, Patch, activations
 
 Direction = Literal["denoise", "noise"]
@@ -110,6 +111,17 @@ class PositionScores:
             for j, position in enumerate(self.positions)
         ]
         return pd.DataFrame(rows)
+
+    def plot(self) -> Any:
+        """Heatmap of layer by position, layer 0 at the bottom; hover shows the interval."""
+        from experiments.figures import position_map
+
+        return position_map(self.to_dataframe(), self.metric, str(self.meta.get("model", "")))
+
+    def _repr_html_(self) -> str:
+        wide = pd.DataFrame(self.values.double().numpy(), columns=list(map(str, self.positions)))
+        wide.insert(0, "layer", self.layers)
+        return html_table(wide, f"{self.metric}, {self.meta.get('model', '')}: mean, n = {len(self.samples)}")
 
 
 def position_patching(

@@ -41,6 +41,7 @@ from headscope.runs import Run
 from headscope.samples import Sample, Task
 from headscope.scores import HeadScores
 from headscope.sharing import do_cells
+from headscope.tables import html_table
 from tasks.manifest import item_rows
 
 __all__ = ["HookedRunner", "Metric", "Runner", "Sweep", "run_sweep", "runner_for", "sweep_of"]
@@ -101,6 +102,21 @@ class Sweep:
         table = pd.DataFrame(rows)
         table["q"] = false_discovery(table["p"].to_numpy(float))
         return table.sort_values("effect", key=lambda effects: -effects.abs(), kind="stable").reset_index(drop=True)
+
+    def plot(self) -> Any:
+        """Single heads as a map of layer by head; else bars of the units of largest effect, 20 at most."""
+        from headscope.figures import causal_bars
+
+        if all(len(unit.heads) == 1 for unit in self.units):
+            return self.scores().plot()
+        shown = self.summary().head(20).rename(columns={"unit": "condition", "effect": "mean"})
+        return causal_bars(shown.assign(kind="treatment"), title=f"effect on {self.metric}")
+
+    def _repr_html_(self) -> str:
+        about = f"effect on {self.metric} of {len(self.units)} units"
+        if self.missing:
+            return html_table(pd.DataFrame({"not whole": [self.note]}), about)
+        return html_table(self.summary().head(10), f"{about}, {self.meta.get('model', '')}: the largest")
 
     def _refuse_gaps(self) -> None:
         if self.missing:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -28,6 +29,7 @@ from headscope.model import HookedModel
 from headscope.prompting import Hook
 from headscope.samples import Sample
 from headscope.scores import HeadScores
+from headscope.tables import html_table
 
 _NAMES = ("text_to_image", "image_to_image", "image_centric")
 
@@ -39,6 +41,17 @@ class ImageAttention:
     text_to_image: HeadScores
     image_to_image: HeadScores
     image_centric: HeadScores
+
+    def plot(self) -> Any:
+        """Heatmap of the attention from text to image, layer by head."""
+        return self.text_to_image.plot()
+
+    def _repr_html_(self) -> str:
+        best = self.text_to_image.top(min(10, len(self.text_to_image.heads)))
+        columns = {_NAMED[name]: getattr(self, name).values for name in _NAMES}
+        rows = [{"head": str(head), **{name: float(of[head]) for name, of in columns.items()}} for head in best]
+        model, n = self.text_to_image.meta.get("model", ""), self.text_to_image.n
+        return html_table(pd.DataFrame(rows), f"attention to the image, {model}: top {len(best)} heads, n = {n}")
 
 
 def measure_image_attention(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headscope.evidence import false_discovery
 from headscope.scores import HeadScores
+from headscope.tables import html_table
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,14 @@ class Localisation:
         return (
             table.assign(**more).rename(columns={"value": "share"}).sort_values("share", ascending=False, kind="stable")
         )
+
+    def plot(self) -> Any:
+        """Heatmap of `scores()`, layer by head."""
+        return self.scores().plot()
+
+    def _repr_html_(self) -> str:
+        table = self.table().drop(columns=["layer", "head"]).head(10)
+        return html_table(table, f"words whose object a head looks at, {self.meta.get('model', '')}: best heads")
 
     def _by_sample(self, values: Float[Tensor, "word layer head"]) -> Float[Tensor, "sample layer head"]:
         sample = torch.tensor(self.words["sample"].tolist())

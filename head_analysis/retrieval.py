@@ -34,6 +34,7 @@ from headscope.samples import Sample, Span, Task
 from headscope.scores import HeadScores
 from headscope.scoring import rouge1_recall
 from headscope.sharing import each_sample
+from headscope.tables import html_table
 
 Variant = Literal["paper", "released"]
 
@@ -96,6 +97,16 @@ class Retrieval:
             )
         dropped = {"samples_dropped": int((~kept).sum())}
         return HeadScores(self.every_score[kept], f"retrieval score ({self.meta['variant']})", {**self.meta, **dropped})
+
+    def plot(self) -> Any:
+        """Heatmap of the scores, layer by head."""
+        return self.scores.plot()
+
+    def _repr_html_(self) -> str:
+        n, kept = len(self.answers), int(self.answers["kept"].sum())
+        right = pd.DataFrame([{"answers": n, "mean score": self.answers["score"].mean(), "kept": kept}])
+        scores = self.scores._repr_html_() if kept else ""
+        return html_table(right, f"{self.meta.get('model', '')}: answers") + scores
 
 
 def retrieval_scores(model: HookedModel, task: Task, **options: Any) -> HeadScores:

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from headscope.clusters import percentiles, ratio
 from headscope.errors import UsageError
+from headscope.tables import html_table
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Separation:
     positives: int
     negatives: int
     samples: int
+
+    def _repr_html_(self) -> str:
+        return html_table(pd.DataFrame([vars(self)]), "how well a number tells two kinds of word apart")
 
 
 def measure_separation(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from head_analysis.sinks import PUBLISHED, SinkDimensions
 from headscope.scores import HeadScores
+from headscope.tables import html_table
 
 GROUPS = ("text sink", "image sink", "other text", "other image")
 """Kinds of key that contributions are told apart by."""
@@ -102,6 +103,13 @@ class SinkReport:
             ("and hands on less for each unit of it", handed_on, _holds(handed_on, handed_on < 1)),
         ]
         return pd.DataFrame(rows, columns=["claim", "found", "holds"])
+
+    def plot(self) -> Any:
+        """Heatmap of the attention on sinks, layer by head."""
+        return self.mass.plot()
+
+    def _repr_html_(self) -> str:
+        return html_table(self.checks(), f"sinks of {self.meta.get('model', '')}, n = {self.mass.n}")
 
     def _shares(self, by: list[str]) -> pd.DataFrame:
         counted = self.tokens.assign(sink=self.tokens["layers"] > 0).groupby(by, sort=True)["sink"].agg(["size", "sum"])

@@ -13,6 +13,7 @@ from head_analysis.sink_rules import SinkRule
 from head_analysis.sinks import SinkDimensions
 from headscope.scores import HeadScores
 from headscope.stability import split_half_agreement
+from headscope.tables import html_table
 
 START, LATER = "first token", "later sinks"
 """The two kinds of sink that are kept apart."""
@@ -137,6 +138,15 @@ class TextSinks:
             chance = [_jaccard(one, reading) for one in drawn]
             rows.append({"same": name, "jaccard": _jaccard(places, reading), "chance": float(np.mean(chance))})
         return pd.DataFrame(rows)
+
+    def plot(self) -> Any:
+        """Heatmap of the attention on the first token, layer by head."""
+        return self.first.plot()
+
+    def _repr_html_(self) -> str:
+        about = f"attention on sinks, {self.meta.get('model', '')}, n = {self.first.n}"
+        heads = html_table(self.by_head().head(10), f"{about}: top heads of {self.n_heads}")
+        return heads + html_table(self.by_token().head(5), "tokens that are most often a sink")
 
     def _shares(
         self,

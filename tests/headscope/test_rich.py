@@ -1,6 +1,8 @@
 """What notebooks show of results: every text is text, whatever stands in a prompt, a token or a model's name."""
 
+import random
 import re
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
@@ -8,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import Comparison, Condition, HeadFilter, Judgement, PositionScores, Sweep, Unit
+from experiments import Comparison, HeadFilter, Judgement, PositionScores, Sweep, Unit
 from head_analysis import (
     VHD,
     ImageAttention,
@@ -27,6 +29,7 @@ from headscope.clusters import Metric, ratio
 from headscope.generation import Generation
 from headscope.runs import Run
 from headscope.scores import HeadScores
+from tasks.backcopy import chain, written
 
 EVIL = "<script>alert('x')</script><img src=x onerror=y>"
 META = {"model": EVIL, "variant": "paper", "min_recall": None}
@@ -38,14 +41,13 @@ def scores(metric: str = EVIL) -> HeadScores:
 
 
 def comparison() -> Comparison:
-    conditions = [Condition("none"), Condition(EVIL, (torch.nn.Identity(),))]  # type: ignore[arg-type]
-    parts = [
-        pd.DataFrame({"sample": range(4), "score": [1.0, 0.0, 1.0, float(i)]}).assign(
-            condition=one.name, kind=one.kind, family=one.family
-        )
-        for i, one in enumerate(conditions)
+    names = {"none": "none", EVIL: "treatment"}
+    rows = [
+        {"sample": i, "score": i % 2, "condition": name, "kind": kind, "family": ""}
+        for name, kind in names.items()
+        for i in range(4)
     ]
-    return Comparison(pd.concat(parts, ignore_index=True), META)
+    return Comparison(pd.DataFrame(rows), META)
 
 
 def judgement() -> Judgement:
@@ -196,10 +198,15 @@ def test_a_separation_is_one_row_with_its_control() -> None:
 def test_sinks_of_a_real_model_are_shown_and_drawn() -> None:
     model = HookedModel.load("zoo:sinks")
     model.name = EVIL
-    sinks: TextSinks = text_sinks(model, ["the baker sold the kettle again kettle."] * 2, rule=SinkRule("above_even"))
-    report: SinkReport = sink_report(model, ["the baker sold the kettle again kettle."])
+    texts = [written(chain(random.Random(seed), 100)) for seed in range(2)]
+    sinks: TextSinks = text_sinks(model, texts, rule=SinkRule("above_even"))
+    report: SinkReport = sink_report(model, texts)
     for found in (sinks, report):
         html = found._repr_html_()
         assert "<script" not in html
-        assert "&lt;s&gt;" in html or found is report
         assert "<script" not in found.plot().to_json()
+    renamed = replace(sinks, texts=tuple((EVIL,) * len(text) for text in sinks.texts))
+    tokens = renamed._repr_html_().split("most often a sink")[1]
+    assert "<script" not in tokens
+    assert EVIL in unescape(tokens)
+    assert "the first token is a sink in every sample" in report._repr_html_()
