@@ -1,0 +1,1 @@
+"""The dashboard: saved runs and attention, shown with Streamlit. Start it with `headscope dashboard`."""

@@ -1,0 +1,74 @@
+"""What views read, kept while the files stay as they are: by folder, newest time of change, and small arguments."""
+
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import atlas
+from dashboards import head_facts as of_head
+from dashboards.head_facts import HeadFacts
+from dashboards.reading import RunCard, open_run, run_cards, run_scores, run_table, stamp
+from headscope.heads import Head
+from headscope.runs import Run
+from headscope.scores import HeadScores
+
+
+def cards(runs: Path) -> tuple[RunCard, ...]:
+    """As `reading.run_cards`."""
+    return _cards(str(runs), _stamps(runs))
+
+
+def scores(runs: Path, run: str, name: str) -> HeadScores:
+    """Head scores of a run."""
+    path = open_run(runs, run).path
+    return _scores(str(path), stamp(path), name)
+
+
+def score_map(runs: Path, run: str, name: str) -> pd.DataFrame:
+    """The scores as `atlas.map_table`."""
+    path = open_run(runs, run).path
+    return _score_map(str(path), stamp(path), name)
+
+
+def table(runs: Path, run: str, name: str) -> pd.DataFrame:
+    """A table of a run."""
+    path = open_run(runs, run).path
+    return _table(str(path), stamp(path), name)
+
+
+def head_facts(runs: Path, run: str, head: Head) -> HeadFacts:
+    """What a run knows of a head."""
+    path = open_run(runs, run).path
+    return _head_facts(str(path), stamp(path), head.layer, head.head)
+
+
+def _stamps(runs: Path) -> tuple[tuple[str, int], ...]:
+    if not runs.is_dir():
+        return ()
+    return tuple((path.name, stamp(path)) for path in sorted(runs.iterdir()) if path.is_dir())
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _cards(runs: str, stamps: tuple[tuple[str, int], ...]) -> tuple[RunCard, ...]:
+    return run_cards(Path(runs))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _scores(path: str, changed: int, name: str) -> HeadScores:
+    return run_scores(Run(Path(path)), name)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _score_map(path: str, changed: int, name: str) -> pd.DataFrame:
+    return atlas.map_table(_scores(path, changed, name))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _table(path: str, changed: int, name: str) -> pd.DataFrame:
+    return run_table(Run(Path(path)), name)
+
+
+@st.cache_data(max_entries=2048, show_spinner=False)
+def _head_facts(path: str, changed: int, layer: int, head: int) -> HeadFacts:
+    return of_head.head_facts(Run(Path(path)), Head(layer, head))

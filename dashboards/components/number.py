@@ -1,0 +1,19 @@
+"""A whole number that stands in the address."""
+
+import streamlit as st
+
+from dashboards.components import address
+
+
+def choose(label: str, *, name: str, low: int, high: int, default: int, help: str | None = None) -> int:
+    """A field for numbers from `low` to `high`; what the address asks for beyond them is cut to the nearest."""
+    wanted = address.asked(name)
+    value = int(wanted) if wanted is not None and wanted.isascii() and wanted.isdigit() else default
+    key = f"choice: {name}"
+    st.session_state[key] = min(max(value, low), high)
+    address.put(name, str(st.session_state[key]))
+    return int(st.number_input(label, low, high, key=key, on_change=_take, args=(name, key), help=help, step=1))
+
+
+def _take(name: str, key: str) -> None:
+    address.put(name, str(int(st.session_state[key])))

@@ -1,0 +1,17 @@
+"""Text from files and addresses as text: what Markdown would take for a link, an image or a formula is escaped."""
+
+import re
+
+_MARKED = re.compile(r"([!-/:-@\[-`{-~])")
+_BROKEN = re.compile(r"\s+")
+
+
+def plain(text: object) -> str:
+    """The text in one line, so that Markdown shows every letter of it and reads none as markup."""
+    return _MARKED.sub(r"\\\1", _BROKEN.sub(" ", str(text)).strip())
+
+
+def shortened(text: object, most: int = 80) -> str:
+    """The text cut to so many characters, with an ellipsis where something was left out."""
+    whole = _BROKEN.sub(" ", str(text)).strip()
+    return whole if len(whole) <= most else f"{whole[: most - 1]}…"

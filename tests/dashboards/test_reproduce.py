@@ -1,0 +1,79 @@
+"""Recipes are true: what they say is run here."""
+
+import shlex
+
+import pytest
+
+from dashboards.prompts import task_of
+from dashboards.reading import open_run
+from dashboards.reproduce import (
+    attention_recipe,
+    command_of,
+    head_recipe,
+    retrieval_recipe,
+    runs_recipe,
+    scores_recipe,
+)
+from experiments.cli import run as command
+from headscope.heads import Head
+from headscope.runs import Run
+from tasks import Needle
+from tests.dashboards.conftest import MARKUP
+
+
+@pytest.fixture
+def facts(runs):
+    return open_run(runs, "scored").facts
+
+
+@pytest.mark.parametrize("name", ["scored", "removed"])
+def test_the_command_makes_the_same_run(runs, name, tmp_path, monkeypatch):
+    words = shlex.split(command_of(open_run(runs, name).facts))
+    assert words[0] == "headscope"
+    monkeypatch.chdir(tmp_path)
+    assert command([*words[1:], "--json"]) == 0
+    made, before = Run.open(tmp_path / "runs" / "again"), open_run(runs, name)
+    assert made.facts["config"] == before.facts["config"]
+    for kind in before.score_names():
+        assert made.scores(kind).samples.equal(before.scores(kind).samples)
+
+
+def test_python_recipes_run(runs, facts, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recipes = [
+        runs_recipe(runs, "seen", "seen"),
+        runs_recipe(runs, "scored", None),
+        scores_recipe(runs / "scored", "retrieval", facts),
+        head_recipe(runs / "scored", Head(1, 1), facts),
+        retrieval_recipe(runs / "scored", Head(1, 1), facts),
+        attention_recipe("zoo:needle", "the secret words", Head(1, 1), 2, images=False),
+    ]
+    for recipe in recipes:
+        exec(compile(recipe.python, "recipe", "exec"), {})
+    assert {"map.html", "answers.html", "L1H1.html"} <= {path.name for path in tmp_path.iterdir()}
+    assert "L1H1" in capsys.readouterr().out
+
+
+def test_names_cannot_leave_their_quotes(tmp_path):
+    nasty = "'); import os; os.abort() #"
+    python = scores_recipe(tmp_path / nasty, nasty, {}).python
+    with pytest.raises(Exception, match="is not a run"):
+        exec(compile(python, "recipe", "exec"), {})
+
+
+def test_commands_are_quoted():
+    config = {"model": "a; rm -rf /", "task": repr(Needle((64,), 2))}
+    words = shlex.split(command_of({"command": "heads retrieval", "config": config}))
+    assert words[words.index("--model") + 1] == "a; rm -rf /"
+
+
+@pytest.mark.parametrize("config", [None, {}, {"task": 1}, {"task": "CHAIR(prompt='x')"}, {"task": MARKUP}])
+def test_no_command_where_the_config_does_not_tell(config):
+    assert command_of({"command": "heads retrieval", "config": config}) == ""
+    assert command_of({"command": "heads import", "config": config}) == ""
+
+
+def test_a_task_that_reads_files_is_not_made():
+    facts = {"config": {"task": "Needle(haystack='/etc/passwd')"}}
+    assert task_of(facts) is None
+    assert task_of({"config": {"task": "Needle(lengths=(64,), depths=2)"}}) == Needle((64,), 2)
