@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --no-input --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dashboard test bench docs check format format-check lint types contracts clean
+.PHONY: help demo dashboard test bench docs check format format-check lint types contracts clean notebooks
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ bench: $(VENV)/.installed-dev ## speed and memory against other libraries, in on
 
 docs: $(VENV)/.installed-dev ## the documentation, into build/site; any warning is an error
 	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+notebooks: $(VENV)/.installed-dev ## run the notebooks and keep what they show (needs Chrome or Chromium for the pictures)
+	OMP_NUM_THREADS=1 $(BIN)/python -m notebooks.execute
 
 check: format-check lint types contracts test ## all that must pass before a merge
 

@@ -83,6 +83,9 @@ class Comparison:
                 rows[family] = self._family_row(family, self.table[self.table["family"] == family], level)
         return pd.DataFrame(list(rows.values())).reindex(columns=[*alone.columns, "worst", "best"])
 
+    def __repr__(self) -> str:
+        return f"Comparison({self.table['condition'].nunique()} conditions, {len(self.table)} rows)"
+
     def plot(self) -> Any:
         """Bars of the baseline, the treatments and each family of controls."""
         from headscope.figures import causal_bars

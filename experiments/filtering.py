@@ -97,6 +97,9 @@ class HeadFilter:
         chance = [_jaccard(rng.permutation(kept), rng.permutation(kept)) for _ in range(self.resamples)]
         return Stability(*(float(np.mean(one)) for one in ([_jaccard(kept, other) for other in again], halves, chance)))
 
+    def __repr__(self) -> str:
+        return f"HeadFilter({len(self.heads)} heads, {len(self.kept)} {self.rule}, {', '.join(self.gains)})"
+
     def _repr_html_(self) -> str:
         best = self.table.sort_values("gain", ascending=False, kind="stable").drop(columns=["layer", "head"]).head(10)
         caption = f"gain of calibrating one head: top {len(best)} of {len(self.heads)}, {len(self.kept)} {self.rule}"

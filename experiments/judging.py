@@ -79,6 +79,10 @@ class Judgement:
         columns = [*self._row(parts, next(iter(parts.sums)), self.metrics[0], boot, level), "lowest", "highest"]
         return pd.DataFrame(rows).reindex(columns=columns)
 
+    def __repr__(self) -> str:
+        names = ", ".join(metric.name for metric in self.metrics)
+        return f"Judgement({self.table['condition'].nunique()} conditions, {len(self.table)} rows, {names})"
+
     def plot(self, metric: str | None = None) -> Any:
         """Bars of one metric (the first by default): the baseline, the treatments and each family of controls."""
         from headscope.figures import causal_bars

@@ -112,6 +112,10 @@ class PositionScores:
         ]
         return pd.DataFrame(rows)
 
+    def __repr__(self) -> str:
+        layers, places = self.samples.shape[1:]
+        return f"PositionScores({self.metric!r}, {layers} layers x {places} positions, n = {len(self.samples)})"
+
     def plot(self) -> Any:
         """Heatmap of layer by position, layer 0 at the bottom; hover shows the interval."""
         from experiments.figures import position_map

@@ -103,6 +103,10 @@ class Sweep:
         table["q"] = false_discovery(table["p"].to_numpy(float))
         return table.sort_values("effect", key=lambda effects: -effects.abs(), kind="stable").reset_index(drop=True)
 
+    def __repr__(self) -> str:
+        gaps = f", {len(self.missing)} of {self.cells} cells missing" if self.missing else ""
+        return f"Sweep({len(self.units)} units, {self.metric}, {len(self.table)} rows{gaps})"
+
     def plot(self) -> Any:
         """Single heads as a map of layer by head; else bars of the units of largest effect, 20 at most."""
         from headscope.figures import causal_bars

@@ -59,6 +59,9 @@ class Localisation:
             table.assign(**more).rename(columns={"value": "share"}).sort_values("share", ascending=False, kind="stable")
         )
 
+    def __repr__(self) -> str:
+        return f"Localisation({self.meta.get('model', '')!r}, {len(self.words)} words, chance {self.chance:.3f})"
+
     def plot(self) -> Any:
         """Heatmap of `scores()`, layer by head."""
         return self.scores().plot()

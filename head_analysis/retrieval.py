@@ -98,6 +98,10 @@ class Retrieval:
         dropped = {"samples_dropped": int((~kept).sum())}
         return HeadScores(self.every_score[kept], f"retrieval score ({self.meta['variant']})", {**self.meta, **dropped})
 
+    def __repr__(self) -> str:
+        kept = int(self.answers["kept"].sum())
+        return f"Retrieval({self.meta.get('model', '')!r}, {len(self.answers)} answers, {kept} kept)"
+
     def plot(self) -> Any:
         """Heatmap of the scores, layer by head."""
         return self.scores.plot()

@@ -104,6 +104,9 @@ class SinkReport:
         ]
         return pd.DataFrame(rows, columns=["claim", "found", "holds"])
 
+    def __repr__(self) -> str:
+        return f"SinkReport({self.meta.get('model', '')!r}, dims {self.dimensions.dims}, n = {self.mass.n})"
+
     def plot(self) -> Any:
         """Heatmap of the attention on sinks, layer by head."""
         return self.mass.plot()

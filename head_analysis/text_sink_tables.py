@@ -139,6 +139,9 @@ class TextSinks:
             rows.append({"same": name, "jaccard": _jaccard(places, reading), "chance": float(np.mean(chance))})
         return pd.DataFrame(rows)
 
+    def __repr__(self) -> str:
+        return f"TextSinks({self.meta.get('model', '')!r}, {self.n_heads} heads, n = {self.first.n})"
+
     def plot(self) -> Any:
         """Heatmap of the attention on the first token, layer by head."""
         return self.first.plot()

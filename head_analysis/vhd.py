@@ -55,6 +55,10 @@ class VHD:
         dropped = {"samples_dropped": len(self.steps) - len(spoken)}
         return HeadScores(torch.stack([steps.mean(0) for steps in spoken]), "VHD", {**self.meta, **dropped})
 
+    def __repr__(self) -> str:
+        steps = sum(map(len, self.steps))
+        return f"VHD({self.meta.get('model', '')!r}, {len(self.steps)} answers, {steps} steps)"
+
     def plot(self) -> Any:
         """Heatmap of `scores()`, layer by head."""
         return self.scores().plot()

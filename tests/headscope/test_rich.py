@@ -2,8 +2,11 @@
 
 import random
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from html import unescape
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,7 +100,7 @@ def self_check() -> SelfCheck:
     return SelfCheck(EVIL, (CheckRow(EVIL, 0.5, "<= 1e-4", False, EVIL), CheckRow("told", 1.0, "", None)))
 
 
-SHOWN = {
+SHOWN: Mapping[str, Callable[[], Any]] = {
     "HeadScores": scores,
     "Comparison": comparison,
     "Judgement": judgement,
@@ -136,6 +139,14 @@ def test_no_colour_is_set_so_that_light_and_dark_pages_both_can_be_read(name: st
     assert not re.search(r"(?<!text-align)(colou?r|background)\s*[:=]", SHOWN[name]()._repr_html_())
 
 
+@pytest.mark.parametrize("name", [name for name in SHOWN if name not in ("Generation", "SelfCheck")])
+def test_in_a_terminal_a_result_takes_a_line_or_two_and_no_tensor(name: str) -> None:
+    text = repr(SHOWN[name]())
+    assert len(text) < 400
+    assert "tensor(" not in text
+    assert "\n" not in text
+
+
 def test_a_generation_shows_the_end_of_its_prompt_and_why_it_ended() -> None:
     html = generation()._repr_html_()
     assert html.count("word ") <= 80
@@ -147,7 +158,7 @@ def test_a_generation_shows_the_end_of_its_prompt_and_why_it_ended() -> None:
     assert "cut off at max_new_tokens" in whole
 
 
-def test_a_run_with_markup_in_its_settings_shows_it_as_text(tmp_path) -> None:
+def test_a_run_with_markup_in_its_settings_shows_it_as_text(tmp_path: Path) -> None:
     with Run.create(tmp_path / "run", command="heads", config={"model": EVIL}, model=EVIL) as run:
         run.save_scores("retrieval", scores())
     html = run._repr_html_()
