@@ -4,12 +4,12 @@ from experiments.attribution import Agreement, agreement, screen
 from experiments.choosing import choice_scores, compare_choices
 from experiments.compare import Comparison, Condition, against_random, compare
 from experiments.controls import with_controls
+from experiments.cut_sinks import Removal, sink_removal
 from experiments.filtering import HeadFilter, filter_heads
-from experiments.joint_patching import joint_patching
 from experiments.judging import Judgement, judge
+from experiments.patched_together import joint_patching
 from experiments.patching import PositionScores, activation_patching, position_patching
 from experiments.paths import path_patching
-from experiments.sink_removal import Removal, sink_removal
 from experiments.sweep import Sweep, run_sweep
 from experiments.units import Unit, groups, units
 

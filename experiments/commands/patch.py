@@ -26,10 +26,10 @@ from experiments.commands.patch_plan import Plan
 from experiments.compare import Comparison
 from experiments.console import print_json, print_table, say
 from experiments.effects import named_heads, places_of
-from experiments.joint_patching import ends_of, patched_beside_random
 from experiments.options import BatchTokens, Device, Dtype, Json, Limit, Model, Out, Resume, Seed, load_model
 from experiments.over_controls import over_controls
 from experiments.patch_report import LISTED, described, head_effects, patch_sections, records, steadiness
+from experiments.patched_together import ends_of, patched_beside_random
 from experiments.patching import Direction, activation_patching
 from experiments.paths import Mlps, Through, path_patching
 from experiments.proof import prove

@@ -57,7 +57,7 @@ def test_planted_sinks_are_found_in_a_file_of_texts(planted, texts, out, capsys,
     for heading in ("Attention on later sinks", "What the sinks are", "Residual norm", "Change in next-token loss"):
         assert heading in page
 
-    monkeypatch.setattr("experiments.sink_removal.CutKeys.__call__", lambda *_: pytest.fail("cut again"))
+    monkeypatch.setattr("experiments.cut_sinks.CutKeys.__call__", lambda *_: pytest.fail("cut again"))
     assert run([*sinks(planted, texts, out), "--json", "--resume"]) == 0
     assert printed(capsys) == found
     refused(sinks(planted, texts, out, "--resume", "--alpha", "4"), 2, "'rule' was")
@@ -108,7 +108,7 @@ def test_texts_that_cannot_be_read_are_refused(refused, planted, tmp_path, out):
     refused(sinks(planted, str(tmp_path / "strange.txt"), out), 2, "strange.txt", "does not know all words")
     (tmp_path / "short.txt").write_text("f1 f2 f3 . f4 f5 .")
     refused(sinks(planted, str(tmp_path / "short.txt"), out), 2, "short.txt holds 8 tokens", "length 60")
-    refused(["heads", "sinks", "--model", planted, "--out", out], 2, "length 512 does not fit", "64 tokens")
+    refused(["heads", "sinks", "--model", planted, "--out", out], 2, "length 256 does not fit", "64 tokens")
     refused(["heads", "sinks", "--model", planted, "--out", out, "--lengths", "50"], 2, "built-in filler", "--texts")
 
 
