@@ -20,4 +20,10 @@ def read_settings(argv: Sequence[str]) -> Settings:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--models", type=Path, default=None)
     given = parser.parse_args(list(argv))
-    return Settings(given.runs, given.models)
+    return Settings(_from_here(given.runs), given.models)
+
+
+def _from_here(path: Path) -> Path:
+    """As short as it can be said where the dashboard was started; commands on its pages are run there too."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) and path != here else path

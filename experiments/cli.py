@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from experiments.console import console_errors, say
 from headscope import __version__
+from headscope.costs import is_out_of_memory
 from headscope.errors import HeadscopeError, UsageError
 
 # Newer versions of typer bring a click of their own, whose exceptions are not those of the package click.
@@ -87,19 +88,13 @@ def _explained(error: Exception) -> tuple[str, int]:
         return str(error), 2
     if isinstance(error, HeadscopeError):
         return str(error), 1
-    if _out_of_memory(error):
+    if is_out_of_memory(error):
         return (
             "memory ran out; finished parts are kept: go on with --resume and a smaller --batch-tokens, or begin anew "
             "with shorter lengths or --dtype bfloat16",
             1,
         )
     return f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback", 1
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """CUDA and Python have exceptions of their own for it; the CPU allocator only says so in a RuntimeError."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def _fail(message: str, code: int) -> int:

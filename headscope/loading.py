@@ -10,6 +10,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedModel
 
+from headscope.costs import Cost, require_memory
 from headscope.errors import UsageError
 from headscope.zoo import zoo_folder
 
@@ -26,12 +27,14 @@ def load_pretrained(
     """Model in eval mode on `device`, and its processor (tokenizer for text models), or None if it ships none.
 
     Weights are read from safetensors only unless `allow_pickle`; code that comes with a model runs only with
-    `trust_remote_code`. UsageError for a path, name, dtype or device that does not exist, and for missing weights.
+    `trust_remote_code`. UsageError for a path, name, dtype or device that does not exist, for missing weights, and for a
+    folder whose weights the device has no memory for.
     """
     source, kind, place = _source(str(name_or_path)), _dtype(dtype), _device(device)
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(source, **common)
+        _refuse_too_large(source, config, kind, place)
         hf, report = _auto_class(config).from_pretrained(
             source,
             config=config,
@@ -108,6 +111,15 @@ def _device(device: str | torch.device | None) -> torch.device:
             f"device {str(device)!r} cannot be used ({reason}); use cpu, or cuda or cuda:N if there is one"
         ) from error
     return found
+
+
+def _refuse_too_large(source: str, config: Any, dtype: str | torch.dtype, device: torch.device) -> None:
+    """Before anything is read: the machine would swap for minutes, or the process be killed without a word."""
+    size = sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
+    saved = getattr(config, "dtype", None)
+    if isinstance(dtype, torch.dtype) and isinstance(saved, torch.dtype):
+        size = size * dtype.itemsize // saved.itemsize
+    require_memory(Cost(1.0, size), device, f"{source} is too large for it: take a smaller dtype, another device or model")
 
 
 _PROCESSOR_FILES = re.compile(r"token|vocab|merges|tekken|processor|\.model$")

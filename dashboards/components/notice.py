@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import streamlit as st
 
+from headscope.costs import is_out_of_memory
 from headscope.errors import HeadscopeError
 
 
@@ -29,3 +30,7 @@ def guarded(what: str = "This part cannot be shown.") -> Iterator[None]:
         trouble(what, str(error))
     except OSError as error:
         trouble(what, f"{error}; check that the file is there and can be read")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        trouble(what, "Memory ran out; take a shorter prompt or a smaller model, and close what else needs memory.")

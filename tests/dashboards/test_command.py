@@ -85,3 +85,10 @@ def test_a_port_that_is_taken(tmp_path, capsys):
     said = capsys.readouterr()
     assert "without a password" in " ".join(said.out.split())
     assert "another --port" in said.err
+
+
+def test_a_folder_below_the_one_it_was_started_in_is_named_from_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_settings(["--runs", str(tmp_path / "kept" / "runs")]).runs == Path("kept/runs")
+    assert read_settings(["--runs", str(tmp_path)]).runs == tmp_path
+    assert read_settings(["--runs", str(tmp_path.parent)]).runs == tmp_path.parent

@@ -9,7 +9,7 @@ import torch
 
 from headscope import HookedModel, UsageError
 from headscope.loading import load_pretrained
-from headscope.zoo import zoo_names
+from headscope.zoo import zoo_folder, zoo_names
 from tests.headscope.test_hooks import gap, sentence, word_tokenizer
 from tests.test_tiny import prediction
 from tests.tiny import TINY, build, prompt
@@ -174,3 +174,18 @@ def test_a_hub_id_that_is_not_cached_is_refused_offline(monkeypatch, tmp_path, n
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
     assert refused(name).startswith(f"{name} cannot be loaded: ")
+
+
+def test_weights_that_memory_will_not_hold_are_refused_before_they_are_read(monkeypatch):
+    folder = zoo_folder("zoo:needle")
+    size = (folder / "model.safetensors").stat().st_size
+    monkeypatch.setattr("headscope.costs.available_memory", lambda device: size - 1)
+    monkeypatch.setattr("headscope.loading._auto_class", lambda config: pytest.fail("it was read"))
+    with pytest.raises(UsageError, match=r"needs \d+ MB of memory and cpu has \d+ MB free.*too large.*smaller dtype"):
+        load_pretrained(folder, device="cpu")
+    with pytest.raises(UsageError, match="too large"):
+        load_pretrained(folder, device="cpu", dtype="float32")
+    monkeypatch.undo()
+    monkeypatch.setattr("headscope.costs.available_memory", lambda device: size - 1)
+    hf, _ = load_pretrained(folder, device="cpu", dtype="bfloat16")  # half of it fits
+    assert hf.dtype == torch.bfloat16
