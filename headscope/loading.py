@@ -119,7 +119,9 @@ def _refuse_too_large(source: str, config: Any, dtype: str | torch.dtype, device
     saved = getattr(config, "dtype", None)
     if isinstance(dtype, torch.dtype) and isinstance(saved, torch.dtype):
         size = size * dtype.itemsize // saved.itemsize
-    require_memory(Cost(1.0, size), device, f"{source} is too large for it: take a smaller dtype, another device or model")
+    require_memory(
+        Cost(1.0, size), device, f"{source} is too large for it: take a smaller dtype, another device or model"
+    )
 
 
 _PROCESSOR_FILES = re.compile(r"token|vocab|merges|tekken|processor|\.model$")
