@@ -25,7 +25,7 @@ from benchmarks.peers import in_nnsight, in_transformer_lens, in_words, words_to
 from benchmarks.rows import Row, table
 from benchmarks.timing import least_seconds
 from experiments import run_sweep, units
-from experiments.ablated import Ablation, Ablator
+from experiments.sweeps.ablated import Ablation, Ablator
 from headscope import Head, HookedModel, Sample
 
 VOCABULARY = 8192

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from experiments.commands.asking import TASKS
 from experiments.options import parse_numbers
-from experiments.sweep import Metric
+from experiments.sweeps.sweep import Metric
 from headscope.errors import UsageError
 from interventions.ablate import Mode
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboards.reproduce import Recipe
-from experiments.probing import Plan
+from experiments.probing.places import Plan
 from headscope.errors import UsageError
 from headscope.literals import parse_call
 
@@ -14,7 +14,7 @@ from headscope.literals import parse_call
 def probe_recipe(folder: Path, key: str, facts: Mapping[str, Any]) -> Recipe:
     """One result of a run, and the command that makes a run like it; none where its config does not tell."""
     python = (
-        "from experiments.probe_cells import read_probe\nfrom headscope.runs import Run\n\n"
+        "from experiments.probing.cells import read_probe\nfrom headscope.runs import Run\n\n"
         f"result = read_probe(Run.open({folder.as_posix()!r}), {key!r})\n"
         "print(result.table)\n"
         'result.plot().write_html("probe.html")'

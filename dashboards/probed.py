@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.reading import RunCard
-from experiments.probe_cells import probe_keys, read_probe
+from experiments.probing.cells import probe_keys, read_probe
 from headscope.errors import UsageError
 from headscope.figures.layout import KINDS, lay_out, plain
 from headscope.heads import Head

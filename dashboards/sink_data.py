@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from dashboards.reading import RunCard, damaged, open_run, run_table
-from experiments.cut_sinks import Metric, Removal
+from experiments.sinks.removal import Metric, Removal
 from headscope.errors import HeadscopeError, UsageError
 from headscope.runs import Run
 

@@ -11,7 +11,7 @@ from dashboards.reproduce import Recipe, command_of
 def sweep_recipe(folder: Path, facts: Mapping[str, Any]) -> Recipe:
     """The effects of every unit."""
     python = (
-        "from experiments.sweep import sweep_of\nfrom headscope.runs import Run\n\n"
+        "from experiments.sweeps.sweep import sweep_of\nfrom headscope.runs import Run\n\n"
         f"found = sweep_of(Run.open({folder.as_posix()!r}))\n"
         "print(found.summary())"
     )

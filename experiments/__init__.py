@@ -1,17 +1,17 @@
 """Scripted work: treatments beside their controls, on the same samples, with intervals."""
 
-from experiments.attribution import Agreement, agreement, screen
-from experiments.choosing import choice_scores, compare_choices
 from experiments.compare import Comparison, Condition, against_random, compare
 from experiments.controls import with_controls
-from experiments.cut_sinks import Removal, sink_removal
-from experiments.filtering import HeadFilter, filter_heads
+from experiments.filtering.choosing import choice_scores, compare_choices
+from experiments.filtering.filters import HeadFilter, filter_heads
 from experiments.judging import Judgement, judge
-from experiments.patched_together import joint_patching
-from experiments.patching import PositionScores, activation_patching, position_patching
-from experiments.paths import path_patching
-from experiments.sweep import Sweep, run_sweep
-from experiments.units import Unit, groups, units
+from experiments.patching.activations import PositionScores, activation_patching, position_patching
+from experiments.patching.paths import path_patching
+from experiments.patching.together import joint_patching
+from experiments.sinks.removal import Removal, sink_removal
+from experiments.sweeps.attribution import Agreement, agreement, screen
+from experiments.sweeps.sweep import Sweep, run_sweep
+from experiments.sweeps.units import Unit, groups, units
 
 __all__ = [
     "Agreement",

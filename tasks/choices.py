@@ -1,7 +1,7 @@
 """Multiple choice and classification: one of a few answers is right, and a model is judged by what it gives each of them.
 
 No answer is generated: `meta["options"]` of a sample holds the texts that may stand behind its prompt, and the task's
-`rule` says how they are compared (`experiments.choosing.choice_scores` does it).
+`rule` says how they are compared (`experiments.filtering.choosing.choice_scores` does it).
 
 last_token       the next-token logit of each option's last token. Multiple choice asks for a letter so; classification
                  compares verbalisers so, as the released code of ACT does (Yu et al. 2024, arXiv 2406.15765): exact where

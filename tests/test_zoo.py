@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.choosing import choice_scores
+from experiments.filtering.choosing import choice_scores
 from head_analysis import measure_retrieval
 from headscope import HookedModel
 from headscope.zoo import zoo_folder, zoo_names

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from experiments.choosing import choice_scores, compare_choices
 from experiments.compare import Condition
 from experiments.controls import with_controls
+from experiments.filtering.choosing import choice_scores, compare_choices
 from head_analysis.sinks import sink_dimensions
 from headscope import Head, HookedModel
 from headscope.evidence import mean_interval

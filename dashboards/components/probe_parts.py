@@ -11,7 +11,7 @@ from dashboards.components import address, figure, head_choice, head_map, notice
 from dashboards.components.place import Place
 from dashboards.plain import plain
 from dashboards.reading import damaged, open_run, run_table, stamp
-from experiments.probe_report import share_bars
+from experiments.probing.report import share_bars
 from headscope.figures import score_scatter
 from headscope.heads import Head
 from headscope.runs import Run

@@ -13,7 +13,7 @@ from dashboards.atlas import map_caption
 from dashboards.components import address, condition_bars, figure, head_map, notice
 from dashboards.plain import plain
 from dashboards.reading import RunCard
-from experiments.cut_sinks import Metric
+from experiments.sinks.removal import Metric
 from headscope.figures import norm_lines
 from headscope.heads import Head
 from headscope.runs import Run

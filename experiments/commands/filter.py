@@ -9,9 +9,9 @@ import pandas as pd
 import typer
 
 from experiments.console import print_comparison, print_json, print_table, say
-from experiments.filter_sections import filter_sections
-from experiments.filtering import HeadFilter, KeepRule, filter_heads
-from experiments.held_out import HeldOut, held_out_conditions, judge_held_out
+from experiments.filtering.filters import HeadFilter, KeepRule, filter_heads
+from experiments.filtering.held_out import HeldOut, held_out_conditions, judge_held_out
+from experiments.filtering.report import filter_sections
 from experiments.options import (
     AllowPickle,
     BatchTokens,

@@ -25,17 +25,17 @@ from experiments.commands.asking import (
 from experiments.commands.patch_plan import Plan
 from experiments.compare import Comparison
 from experiments.console import print_json, print_table, say
-from experiments.effects import named_heads, places_of
 from experiments.options import BatchTokens, Device, Dtype, Json, Limit, Model, Out, Resume, Seed, load_model
 from experiments.over_controls import over_controls
-from experiments.patch_report import LISTED, described, head_effects, patch_sections, records, steadiness
-from experiments.patched_together import ends_of, patched_beside_random
-from experiments.patching import Direction, activation_patching
-from experiments.paths import Mlps, Through, path_patching
+from experiments.patching.activations import Direction, activation_patching
+from experiments.patching.effects import named_heads, places_of
+from experiments.patching.paths import Mlps, Through, path_patching
+from experiments.patching.report import LISTED, described, head_effects, patch_sections, records, steadiness
+from experiments.patching.together import ends_of, patched_beside_random
 from experiments.proof import prove
-from experiments.removed_together import with_counterparts
 from experiments.reporting import write_report
 from experiments.rounding import rounded
+from experiments.sweeps.removed_together import with_counterparts
 from experiments.timing import duration, seconds_a_pass
 from headscope.model import HookedModel
 from headscope.runs import Run

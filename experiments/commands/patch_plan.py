@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import get_args
 
 from experiments.answer_metrics import Metric
-from experiments.effects import Positions, named_heads
-from experiments.patching import Direction, HeadSite
-from experiments.paths import Mlps, Through
+from experiments.patching.activations import Direction, HeadSite
+from experiments.patching.effects import Positions, named_heads
+from experiments.patching.paths import Mlps, Through
 from headscope.errors import UsageError
 from headscope.heads import Head, parse_heads
 from headscope.model import HookedModel

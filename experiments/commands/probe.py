@@ -6,13 +6,13 @@ from typing import Annotated, get_args
 import pandas as pd
 import typer
 
-from experiments.choosing import choice_scores
 from experiments.console import print_json, print_table, say
+from experiments.filtering.choosing import choice_scores
 from experiments.option_shares import option_shares
 from experiments.options import BatchTokens, Device, Dtype, Json, Limit, Model, Out, Resume, Seed, load_model
-from experiments.probe_report import probe_sections
-from experiments.probing import By, Kind, Plan, all_rows, best_of, parse_position, probe_sets
-from experiments.probing_sets import SETS, named_sets
+from experiments.probing.places import By, Kind, Plan, all_rows, best_of, parse_position, probe_sets
+from experiments.probing.report import probe_sections
+from experiments.probing.sets import SETS, named_sets
 from experiments.proof import prove
 from experiments.reporting import write_report
 from headscope.errors import UsageError

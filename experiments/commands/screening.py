@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import get_args
 
-from experiments.ablated import Ablation
-from experiments.attribution import Metric as Estimated
-from experiments.attribution import screen as estimate_of
 from experiments.commands.sweep_output import Of
 from experiments.console import say
-from experiments.screening import Screening
-from experiments.sweep import Metric
+from experiments.sweeps.ablated import Ablation
+from experiments.sweeps.attribution import Metric as Estimated
+from experiments.sweeps.attribution import screen as estimate_of
+from experiments.sweeps.screening import Screening
+from experiments.sweeps.sweep import Metric
 from experiments.timing import duration, seconds_a_pass
 from headscope.errors import UsageError
 from headscope.model import HookedModel

@@ -7,7 +7,6 @@ import pandas as pd
 import typer
 
 from experiments.console import print_comparison, print_json, print_table, say
-from experiments.cut_sinks import How, Removal, removal_cost, sink_removal
 from experiments.options import (
     AllowPickle,
     BatchTokens,
@@ -25,8 +24,9 @@ from experiments.options import (
 )
 from experiments.proof import prove
 from experiments.reporting import write_report
-from experiments.sink_sections import removal_sections, sink_sections
-from experiments.sink_texts import text_samples
+from experiments.sinks.removal import How, Removal, removal_cost, sink_removal
+from experiments.sinks.report import removal_sections, sink_sections
+from experiments.sinks.texts import text_samples
 from head_analysis import SinkRule, TextSinks, text_sinks
 from head_analysis.sink_rules import Variant
 from headscope.costs import require_memory

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.ablated import Ablation
 from experiments.commands.asking import (
     Asked,
     Asking,
@@ -42,13 +41,14 @@ from experiments.options import (
     parse_shard,
 )
 from experiments.proof import prove
-from experiments.removed_together import beside_random, costliest
 from experiments.reporting import write_report
-from experiments.screening import Screening
-from experiments.sweep import Metric, Sweep, run_sweep
-from experiments.sweep_report import sweep_sections
+from experiments.sweeps.ablated import Ablation
+from experiments.sweeps.removed_together import beside_random, costliest
+from experiments.sweeps.report import sweep_sections
+from experiments.sweeps.screening import Screening
+from experiments.sweeps.sweep import Metric, Sweep, run_sweep
+from experiments.sweeps.units import Unit, groups, units
 from experiments.timing import duration, seconds_a_pass
-from experiments.units import Unit, groups, units
 from headscope.errors import UsageError
 from headscope.heads import parse_heads
 from headscope.model import HookedModel

@@ -6,8 +6,8 @@ from experiments.compare import Comparison
 from experiments.console import print_comparison, print_table, say
 from experiments.over_controls import over_controls
 from experiments.rounding import rounded
-from experiments.screening import Screening
-from experiments.sweep import Sweep
+from experiments.sweeps.screening import Screening
+from experiments.sweeps.sweep import Sweep
 
 Of = Literal["heads", "pairs", "layers", "groups"]
 

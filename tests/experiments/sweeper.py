@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from experiments import run_sweep, units
-from experiments.ablated import Ablation, Ablator
+from experiments.sweeps.ablated import Ablation, Ablator
 from headscope import HookedModel
 from headscope.runs import Run
 from tasks import Needle

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.ablated import Ablation, Ablator, shared_prefix
-from experiments.units import Unit, groups, units
+from experiments.sweeps.ablated import Ablation, Ablator, shared_prefix
+from experiments.sweeps.units import Unit, groups, units
 from headscope import Head, HookedModel, Record, UsageError
 from interventions import Ablate, HeadOutputs
 from tests.headscope import test_hooks

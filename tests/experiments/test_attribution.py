@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from experiments import run_sweep, units
-from experiments.ablated import Ablation
-from experiments.attribution import agreement, screen
-from experiments.rank_agreement import spearman, spread_over_layers
+from experiments.sweeps.ablated import Ablation
+from experiments.sweeps.attribution import agreement, screen
+from experiments.sweeps.rank_agreement import spearman, spread_over_layers
 from headscope import Head, HookedModel, Sample, UsageError, Where
 from headscope.hooks import Context
 from headscope.scores import HeadScores

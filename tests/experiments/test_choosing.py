@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.choosing import choice_scores, compare_choices
+from experiments.filtering.choosing import choice_scores, compare_choices
 from headscope import HookedModel, UsageError
 from headscope.runs import Run
 from interventions.act import ACT

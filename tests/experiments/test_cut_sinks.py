@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.cut_sinks import CutKeys, Removal, removal_cost, sink_removal
+from experiments.sinks.removal import CutKeys, Removal, removal_cost, sink_removal
 from head_analysis import TextSinks, text_sinks
 from headscope import Head, HookedModel, Record, Sample, UsageError
 from headscope.figures import causal_bars

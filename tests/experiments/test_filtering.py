@@ -6,8 +6,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from experiments.choosing import choice_scores
-from experiments.filtering import HeadFilter, filter_heads
+from experiments.filtering.choosing import choice_scores
+from experiments.filtering.filters import HeadFilter, filter_heads
 from headscope import Head, HookedModel, UsageError
 from headscope.draws import draw_heads
 from headscope.runs import Run

@@ -9,8 +9,8 @@ import torch
 from experiments.cli import run
 from experiments.compare import Comparison
 from experiments.over_controls import over_controls
-from experiments.patched_together import joint_patching
-from experiments.patching import activation_patching
+from experiments.patching.activations import activation_patching
+from experiments.patching.together import joint_patching
 from head_analysis.classes import head_classes
 from headscope import HookedModel
 from headscope.runs import Run

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.patching import activation_patching, position_patching
+from experiments.patching.activations import activation_patching, position_patching
 from headscope import Head, HookedModel, Sample, UsageError
 from tasks.ioi import IOI
 from tests.headscope.test_hooks import sentence, words_model

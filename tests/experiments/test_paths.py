@@ -7,7 +7,7 @@ import jaxtyping
 import pytest
 from torch import Tensor
 
-from experiments.paths import path_patching
+from experiments.patching.paths import path_patching
 from headscope import Head, HookedModel, UnsupportedModelError, UsageError
 from tests.experiments.test_patching import difference, expect, last_logits, pairs, random_pairs
 from tests.headscope.test_hooks import words_model

@@ -9,9 +9,9 @@ import pytest
 
 from experiments.cli import run
 from experiments.option_shares import option_shares
-from experiments.probe_cells import probe_keys, read_probe
-from experiments.probing import Plan, over_seeds
-from experiments.probing_sets import SETS, named_sets
+from experiments.probing.cells import probe_keys, read_probe
+from experiments.probing.places import Plan, over_seeds
+from experiments.probing.sets import SETS, named_sets
 from headscope import UsageError
 from headscope.heads import Head
 from headscope.runs import Run

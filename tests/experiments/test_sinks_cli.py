@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import run
-from experiments.held_out import held_out_conditions, random_like
+from experiments.filtering.held_out import held_out_conditions, random_like
 from headscope import Head
 from headscope.runs import Run
 from interventions.act import ACT
@@ -57,7 +57,7 @@ def test_planted_sinks_are_found_in_a_file_of_texts(planted, texts, out, capsys,
     for heading in ("Attention on later sinks", "What the sinks are", "Residual norm", "Change in next-token loss"):
         assert heading in page
 
-    monkeypatch.setattr("experiments.cut_sinks.CutKeys.__call__", lambda *_: pytest.fail("cut again"))
+    monkeypatch.setattr("experiments.sinks.removal.CutKeys.__call__", lambda *_: pytest.fail("cut again"))
     assert run([*sinks(planted, texts, out), "--json", "--resume"]) == 0
     assert printed(capsys) == found
     refused(sinks(planted, texts, out, "--resume", "--alpha", "4"), 2, "'rule' was")
@@ -176,8 +176,8 @@ def test_helpful_heads_are_few_and_go_on_where_they_stopped(torn, questions, out
     first = printed(capsys)
     assert first["kept"] == [str(GOOD)]
     assert {row["task"] for row in first["held_out"]} == {"choices", "classes", "all tasks"}
-    monkeypatch.setattr("experiments.filtering.choice_scores", lambda *_, **__: pytest.fail("asked again"))
-    monkeypatch.setattr("experiments.held_out.choice_scores", lambda *_, **__: pytest.fail("asked again"))
+    monkeypatch.setattr("experiments.filtering.filters.choice_scores", lambda *_, **__: pytest.fail("asked again"))
+    monkeypatch.setattr("experiments.filtering.held_out.choice_scores", lambda *_, **__: pytest.fail("asked again"))
     assert run([*argv, "--resume"]) == 0
     assert printed(capsys) == first
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from experiments import compare, run_sweep, units
-from experiments.ablated import Ablation
 from experiments.cli import run
-from experiments.sweep import HookedRunner, sweep_of
-from experiments.sweep_cells import cells_of, share_of
+from experiments.sweeps.ablated import Ablation
+from experiments.sweeps.cells import cells_of, share_of
+from experiments.sweeps.sweep import HookedRunner, sweep_of
 from headscope import Head, HookedModel, Sample, UsageError
 from headscope.errors import HeadscopeError
 from headscope.runs import Run

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from experiments import compare, run_sweep, units
-from experiments.ablated import Ablation
 from experiments.controls import with_controls
-from experiments.sweep import HookedRunner, Sweep
-from experiments.units import groups
+from experiments.sweeps.ablated import Ablation
+from experiments.sweeps.sweep import HookedRunner, Sweep
+from experiments.sweeps.units import groups
 from headscope import Head, HookedModel, Sample, Where
 from headscope.draws import draw_heads
 from interventions import Ablate, head_outputs

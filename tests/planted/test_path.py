@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.patching import activation_patching, position_patching
-from experiments.paths import path_patching
+from experiments.patching.activations import activation_patching, position_patching
+from experiments.patching.paths import path_patching
 from headscope import Head, HookedModel, UsageError
 from interventions import KnockOut
 from tests.planted.whole import FIRST_SINK, INDUCTION, LATER_SINK, PLANTED, PREVIOUS, going_on, whole_model

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from experiments import run_sweep, units
-from experiments.patching import activation_patching
+from experiments.patching.activations import activation_patching
 from head_analysis import (
     measure_image_attention,
     measure_localisation,

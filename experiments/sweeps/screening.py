@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from experiments.rank_agreement import spearman, spearman_interval, spread_over_layers
-from experiments.sweep import Sweep
+from experiments.sweeps.rank_agreement import spearman, spearman_interval, spread_over_layers
+from experiments.sweeps.sweep import Sweep
 from headscope.errors import UsageError
 from headscope.heads import Head
 from headscope.scores import HeadScores

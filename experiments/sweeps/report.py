@@ -7,8 +7,8 @@ import pandas as pd
 from experiments.compare import Comparison
 from experiments.over_controls import over_controls
 from experiments.reporting import Section
-from experiments.screening import Screening
-from experiments.sweep import Sweep
+from experiments.sweeps.screening import Screening
+from experiments.sweeps.sweep import Sweep
 from headscope.figures import causal_bars, head_map
 from headscope.stability import split_half_agreement
 

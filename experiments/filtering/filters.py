@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from experiments.choosing import choice_scores
+from experiments.filtering.choosing import choice_scores
 from headscope.errors import UsageError
 from headscope.evidence import bootstrap_means
 from headscope.heads import Head, parse_heads

@@ -17,9 +17,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from experiments.ablated import Ablation
-from experiments.sweep_cells import WORTH, Cell, cells_of, share_of, together
-from experiments.sweep_values import (
+from experiments.sweeps.ablated import Ablation
+from experiments.sweeps.cells import WORTH, Cell, cells_of, share_of, together
+from experiments.sweeps.units import Unit
+from experiments.sweeps.values import (
     Asked,
     HookedRunner,
     LogitValues,
@@ -30,7 +31,6 @@ from experiments.sweep_values import (
     asked_all,
     runner_for,
 )
-from experiments.units import Unit
 from headscope.answers import asked_of
 from headscope.errors import UsageError
 from headscope.evidence import false_discovery, paired_difference

@@ -7,7 +7,7 @@ Those of one batch share a pass of the whole model, so they are taken in portion
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from experiments.units import Unit
+from experiments.sweeps.units import Unit
 from headscope.errors import UsageError
 from headscope.samples import batches
 

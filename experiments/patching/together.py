@@ -14,8 +14,8 @@ from torch import Tensor
 
 from experiments.answer_metrics import Metric
 from experiments.compare import Comparison
-from experiments.effects import Measurements, Positions, last_logits, paired, places_of, refuse_unknown
-from experiments.patching import Direction, HeadSite
+from experiments.patching.activations import Direction, HeadSite
+from experiments.patching.effects import Measurements, Positions, last_logits, paired, places_of, refuse_unknown
 from headscope.draws import draw_heads
 from headscope.heads import Head
 from headscope.model import HookedModel

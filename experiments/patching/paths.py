@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from experiments.answer_metrics import Metric
-from experiments.effects import (
+from experiments.patching.effects import (
     Measurements,
     Normalise,
     Pairs,

@@ -21,12 +21,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from experiments.ablated import Ablation, UniformOutputs, removed
 from experiments.answer_metrics import answers_of
-from experiments.rank_agreement import spearman, spearman_interval, spread_over_layers
-from experiments.sweep import run_sweep
-from experiments.sweep_values import asked_all
-from experiments.units import units
+from experiments.sweeps.ablated import Ablation, UniformOutputs, removed
+from experiments.sweeps.rank_agreement import spearman, spearman_interval, spread_over_layers
+from experiments.sweeps.sweep import run_sweep
+from experiments.sweeps.units import units
+from experiments.sweeps.values import asked_all
 from headscope.encoding import pad_left
 from headscope.errors import UnsupportedModelError, UsageError
 from headscope.evidence import check_level

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from experiments.ablated import Ablation
 from experiments.compare import Comparison, Condition
 from experiments.controls import with_controls
-from experiments.sweep import Metric, Sweep, run_sweep
-from experiments.units import Unit
+from experiments.sweeps.ablated import Ablation
+from experiments.sweeps.sweep import Metric, Sweep, run_sweep
+from experiments.sweeps.units import Unit
 from headscope.errors import UsageError
 from headscope.heads import Head
 from headscope.model import HookedModel

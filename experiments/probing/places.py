@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 
-from experiments.probe_cells import keep_probe, read_probe
+from experiments.probing.cells import keep_probe, read_probe
 from headscope.errors import UsageError
 from headscope.model import HookedModel
 from headscope.progress import with_progress

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from experiments.cut_sinks import How, Metric, Removal
 from experiments.reporting import Section
+from experiments.sinks.removal import How, Metric, Removal
 from head_analysis import TextSinks
 from head_analysis.text_sink_tables import LATER, START
 from headscope.figures import causal_bars, head_map, norm_lines

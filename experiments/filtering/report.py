@@ -2,8 +2,8 @@
 
 import torch
 
-from experiments.filtering import HeadFilter
-from experiments.held_out import HeldOut
+from experiments.filtering.filters import HeadFilter
+from experiments.filtering.held_out import HeldOut
 from experiments.reporting import Section
 from headscope.figures import causal_bars, head_map
 from headscope.model import HookedModel

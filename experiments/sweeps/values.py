@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.ablated import Ablation, Ablator
 from experiments.answer_metrics import Answers, answers_of, measured
-from experiments.units import Unit
+from experiments.sweeps.ablated import Ablation, Ablator
+from experiments.sweeps.units import Unit
 from head_analysis.forced import answered
 from headscope.answers import stop_strings
 from headscope.encoding import pad_left

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from experiments.probing import over_seeds
+from experiments.probing.places import over_seeds
 from experiments.reporting import Section
 from headscope.figures.layout import KINDS, QUIET, lay_out, plain
 from probes import ProbeResult

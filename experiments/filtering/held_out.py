@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from experiments.choosing import choice_scores
 from experiments.compare import Comparison, Condition
+from experiments.filtering.choosing import choice_scores
 from headscope.heads import Head
 from headscope.model import HookedModel
 from headscope.progress import progress_bar

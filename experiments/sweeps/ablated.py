@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from experiments.units import Unit
+from experiments.sweeps.units import Unit
 from headscope.engine.inputs import AttentionInputs
 from headscope.engine.rows import head_outputs
 from headscope.hooks import Context, Where

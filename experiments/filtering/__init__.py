@@ -1,0 +1,1 @@
+"""Heads chosen by what an operator does to held-out answers."""

@@ -1,0 +1,1 @@
+"""Probes of many places, kept cell by cell."""
