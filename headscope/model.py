@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from headscope.backends import BackendName, opened, wrapped
 from headscope.check import SelfCheck, check_model
 from headscope.costs import Cost, require_memory, statistics_cost
 from headscope.encoding import Batch, encode, layout_of, pad_left, tokenizer_of, tokens_of
@@ -54,18 +55,19 @@ class HookedModel:
 
     def __init__(
         self,
-        hf: PreTrainedModel,
+        hf: PreTrainedModel | Any,
         processor: Any = None,
         *,
         name: str | None = None,
         revision: str | None = None,
         example: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Costs two forward passes of `example` (made up if not given).
+        """`hf` is a transformers model, or a TransformerBridge of TransformerLens.
 
-        Raises UnsupportedModelError if no attention layer can be hooked, or if one cannot be reproduced from its
+        Costs two forward passes of `example` (made up if not given). Raises UnsupportedModelError if no attention layer can be hooked, or if one cannot be reproduced from its
         inputs; UsageError for a model in training mode.
         """
+        hf, processor, doors = opened(hf, processor)
         if hf.training:
             raise UsageError(
                 "the model is in training mode, and dropout would make every score random; call .eval() first"
@@ -75,7 +77,8 @@ class HookedModel:
         self.name = name or getattr(hf, "name_or_path", "") or type(hf).__name__
         self.revision = revision or getattr(hf.config, "_commit_hash", None)
         self.example = dict(example or example_inputs(hf, processor))
-        self.sites = discover(hf, self.example)
+        self.doors = doors
+        self.sites = discover(hf, self.example, doors)
         self._active: tuple[Hook, ...] = ()
         self._flow = Flow(hf)
         self._installed = ExitStack()
@@ -91,10 +94,11 @@ class HookedModel:
         revision: str | None = None,
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
+        backend: BackendName = "transformers",
     ) -> "HookedModel":
         """A model from a folder, the hub, or the zoo (`zoo:needle`), in eval mode; device is CUDA where there is one.
 
-        Weights are read from safetensors only unless `allow_pickle`. Raises UsageError for what does not exist.
+        `backend` names the library whose model is hooked (see `headscope.backends`): the numbers are the same. Weights are read from safetensors only unless `allow_pickle`. Raises UsageError for what does not exist.
         """
         hf, processor = load_pretrained(
             name_or_path,
@@ -104,7 +108,7 @@ class HookedModel:
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
         )
-        return cls(hf, processor, name=str(name_or_path), revision=revision)
+        return cls(wrapped(hf, processor, str(name_or_path), backend), processor, name=str(name_or_path), revision=revision)
 
     def __repr__(self) -> str:
         stacks = ", ".join(f"{s}: {len(self.layers(s))} x {self.sites_of(s)[0].n_heads} heads" for s in self.stacks)

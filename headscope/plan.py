@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from headscope.backends.transformers import AttentionCall, route_attention
-from headscope.engine.edit import RowEdit, edit_rows
+from headscope.backends.doors import Doors
+from headscope.backends.transformers import AttentionCall
+from headscope.engine.edit import RowEdit, edit_pattern, edit_rows
+from headscope.engine.inputs import AttentionInputs
 from headscope.errors import UnsupportedModelError, UsageError
 from headscope.flow import Flow
 from headscope.hooks import HEAD_SITES, INPUT_SITES, KEY_SITES, ROW_SITES, Context, Intervention, Reader
@@ -35,7 +37,7 @@ def followed(hf: PreTrainedModel, flow: Flow) -> Iterator[None]:
 
 @contextmanager
 def installed(
-    hf: PreTrainedModel, sites: Sequence[AttentionSite], main_stack: str, hooks: Sequence[Hook], flow: Flow
+    hf: PreTrainedModel, sites: Sequence[AttentionSite], main_stack: str, hooks: Sequence[Hook], flow: Flow, doors: Doors
 ) -> Iterator[None]:
     """The hooks are in place inside the block, in order, and gone after it; `flow` must be following the model."""
     modules = dict(hf.named_modules())
@@ -59,9 +61,9 @@ def installed(
                 attention[modules[site.name]] = attention_hooks
             for where, interventions in by_site.items():
                 module, attach = _anchor(modules, site, where)
-                stack.callback(attach(module, partial(_edit_stream, site, interventions, flow)))
+                stack.callback(attach(doors, module, partial(_edit_stream, site, interventions, flow)))
         if attention:
-            stack.enter_context(route_attention(attention))
+            stack.enter_context(doors.attention(attention))
         yield
 
 
@@ -82,19 +84,30 @@ class _Attention:
         return bool(self.inputs or self.readers or self.rows or self.z)
 
     def __call__(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-        batch, n_heads, n_queries, _ = call.query.shape
-        shape = (batch, n_queries, call.key.shape[2])
-        ctx = self.flow.context(self.site.stack, self.site.layer, tuple(range(n_heads)), shape)
+        ctx = self._context(call.query, call.key)
         for hook in self.inputs:
             call = _input_edited(hook, call, self.site, ctx, self.flow)
         x = call.inputs()
         handed_back = [out for reader in self.readers if (out := reader.read(x, ctx)) is not None]
         out, weights = (handed_back[-1], None) if handed_back else call.fused()
         if self.rows:
-            out = edit_rows(x, out, [_row_edit(hook, self.site, ctx, self.flow, out.device) for hook in self.rows])
+            out = edit_rows(x, out, self._row_edits(ctx, out.device))
         for hook in self.z:
             out = _edited(hook, out, ctx, _heads(hook, self.site), self.flow)
         return out, weights
+
+    def edit_pattern(self, x: AttentionInputs, pattern: Tensor) -> Tensor:
+        ctx = self._context(x.query, x.key)
+        for reader in self.readers:
+            reader.read(x, ctx)
+        return edit_pattern(x, pattern, self._row_edits(ctx, pattern.device)) if self.rows else pattern
+
+    def _context(self, query: Tensor, key: Tensor) -> Context:
+        shape = (query.shape[0], query.shape[2], key.shape[2])
+        return self.flow.context(self.site.stack, self.site.layer, tuple(range(query.shape[1])), shape)
+
+    def _row_edits(self, ctx: Context, device: torch.device) -> list[RowEdit]:
+        return [_row_edit(hook, self.site, ctx, self.flow, device) for hook in self.rows]
 
 
 def _without_phase(hook: Intervention) -> Intervention:
@@ -184,7 +197,7 @@ def _edit_stream(
 
 
 _Take = Callable[..., tuple[Tensor, Callable[[Tensor], object]]]
-_Attach = Callable[[nn.Module, Callable], Callable[[], None]]
+_Attach = Callable[[Doors, nn.Module, Callable], Callable[[], None]]
 """Puts an edit in place and returns what takes it away again."""
 
 
@@ -252,15 +265,19 @@ class _InLayer:
         return put_back(act + moved.to(act))
 
 
-def _on_mid(block: nn.Module, module: nn.Module, edit: Callable) -> Callable[[], None]:
+def _on_mid(block: nn.Module, doors: Doors, module: nn.Module, edit: Callable) -> Callable[[], None]:
     """What the module reads is edited, and the layer's output moves by as much, before anything else sees it."""
     inside = _InLayer(edit, carried=True)
-    return _all(_on_input(block, inside.enter), _on_input(module, inside), _on_output(block, inside.leave, first=True))
+    return _all(
+        _on_input(doors, block, inside.enter),
+        _on_input(doors, module, inside),
+        _on_output(doors, block, inside.leave, first=True),
+    )
 
 
-def _on_mlp(block: nn.Module, module: nn.Module, edit: Callable) -> Callable[[], None]:
+def _on_mlp(block: nn.Module, doors: Doors, module: nn.Module, edit: Callable) -> Callable[[], None]:
     inside = _InLayer(edit, carried=False)
-    return _all(_on_input(block, inside.enter), _on_output(module, inside))
+    return _all(_on_input(doors, block, inside.enter), _on_output(doors, module, inside))
 
 
 def _all(*removes: Callable[[], None]) -> Callable[[], None]:
@@ -271,17 +288,17 @@ def _all(*removes: Callable[[], None]) -> Callable[[], None]:
     return remove
 
 
-def _on_input(module: nn.Module, edit: Callable) -> Callable[[], None]:
+def _on_input(doors: Doors, module: nn.Module, edit: Callable) -> Callable[[], None]:
     def take(args: tuple, kwargs: dict) -> tuple[Tensor, Callable[[Tensor], object]]:
         if args:
             return args[0], lambda new: ((new, *args[1:]), kwargs)
         key = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
         return kwargs[key], lambda new: (args, {**kwargs, key: new})
 
-    return module.register_forward_pre_hook(lambda _, args, kwargs: edit(take, args, kwargs), with_kwargs=True).remove
+    return doors.before(module, lambda args, kwargs: edit(take, args, kwargs))
 
 
-def _on_output(module: nn.Module, edit: Callable, *, first: bool = False) -> Callable[[], None]:
+def _on_output(doors: Doors, module: nn.Module, edit: Callable, *, first: bool = False) -> Callable[[], None]:
     """`first`: before every hook that is there already."""
 
     def take(output: Tensor | tuple) -> tuple[Tensor, Callable[[Tensor], object]]:
@@ -289,4 +306,4 @@ def _on_output(module: nn.Module, edit: Callable, *, first: bool = False) -> Cal
             return output[0], lambda new: (new, *output[1:])
         return output, lambda new: new
 
-    return module.register_forward_hook(lambda _, args, output: edit(take, output), prepend=first).remove
+    return doors.after(module, lambda output: edit(take, output), first=first)

@@ -69,7 +69,7 @@ def in_force(model: HookedModel, hooks: Sequence[Hook], flow: Flow) -> Iterator[
             with _asked_at_every_prompt(model, tuple(hooks), flow):
                 yield
         else:
-            with installed(model.hf, model.sites, model.main_stack, plain, flow):
+            with installed(model.hf, model.sites, model.main_stack, plain, flow, model.doors):
                 yield
 
 
@@ -90,7 +90,7 @@ def _asked_at_every_prompt(model: HookedModel, hooks: tuple[Hook, ...], flow: Fl
             inputs = flow.arguments(args, kwargs)
             with flow.paused():
                 plain = _bound(model, hooks, inputs, flow.image_columns(inputs))
-            bound.enter_context(installed(model.hf, model.sites, model.main_stack, plain, flow))
+            bound.enter_context(installed(model.hf, model.sites, model.main_stack, plain, flow, model.doors))
 
         handle = model.hf.register_forward_pre_hook(begin, with_kwargs=True)
         try:

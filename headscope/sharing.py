@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -16,8 +18,50 @@ _SOONEST, _LATEST = 0.05, 1.0
 """Seconds between two looks at what other processes are doing."""
 
 
+Update = Callable[[str, pd.DataFrame], object]
+"""Told of every cell that is there, finished ones first; may refuse it with an error."""
+
+
 def _alone(taken: Sequence[str], key: str) -> bool:
     return False
+
+
+@dataclass(frozen=True)
+class Work:
+    """Cells, how they are done in this process, and what another process must be told to do the same ones."""
+
+    keys: tuple[str, ...]
+    do: Do
+    together: Callable[[Sequence[str], str], bool] = _alone
+    columns: Collection[str] = ()
+    rows: Mapping[str, int] | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """As JSON holds it; besides the model and the order that an executor was made for."""
+
+    def kept(self, run: Run, key: str) -> pd.DataFrame | None:
+        """The finished cell that a run holds; None, and moved aside, if it is not of this shape."""
+        return run.finished_cell(key, columns=self.columns, rows=self.rows[key] if self.rows else None)
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Has all cells of a piece of work done, here or in other processes."""
+
+    def __call__(self, run: Run | None, work: Work, update: Update) -> dict[str, pd.DataFrame]:
+        """The tables of all cells by key, in the order of the keys; with a `run`, all of them are kept there."""
+
+
+def do_work(run: Run | None, work: Work, update: Update) -> dict[str, pd.DataFrame]:
+    """Does all cells in this process, one after another."""
+    return do_cells(
+        run,
+        work.keys,
+        work.do,
+        together=work.together,
+        columns=work.columns,
+        rows=work.rows,
+        update=update,
+    )
 
 
 def do_cells(
@@ -28,7 +72,7 @@ def do_cells(
     together: Callable[[Sequence[str], str], bool] = _alone,
     columns: Collection[str] = (),
     rows: Mapping[str, int] | None = None,
-    update: Callable[[str, pd.DataFrame], object],
+    update: Update,
 ) -> dict[str, pd.DataFrame]:
     """The tables of all cells by key, in the order of `keys`.
 
@@ -56,7 +100,7 @@ def do_cells(
                 note(key, kept(run, key) if key in there else None)
             left = [key for key in left if key not in found]
         with ExitStack() as claims:
-            taken = _taken(run, left, together, claims)
+            taken = take(run, left, together, claims)
             for key, table in do(taken) if taken else ():
                 mine = run is None or run.save_cell(key, table)
                 note(key, table if mine or run is None else kept(run, key))
@@ -116,10 +160,10 @@ def each_sample(
     return pd.concat([found[place] for place in range(len(sizes))], ignore_index=True)
 
 
-def _taken(
+def take(
     run: Run | None, left: Sequence[str], together: Callable[[Sequence[str], str], bool], claims: ExitStack
 ) -> list[str]:
-    """The first cell that nobody is at, and those that may be done with it."""
+    """The first cell that nobody is at, and those that may be done with it; claimed until `claims` ends."""
     taken: list[str] = []
     for key in left:
         if taken and not together(taken, key):

@@ -8,18 +8,23 @@ the layer itself returned. A layer whose attention cannot be reproduced is refus
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from headscope.backends.transformers import AttentionCall, route_attention
+from headscope.backends.doors import Doors, TorchDoors
+from headscope.backends.transformers import AttentionCall
+from headscope.engine.inputs import AttentionInputs
 from headscope.engine.rows import head_outputs, pattern_rows
 from headscope.errors import UnsupportedModelError
 from headscope.sublayers import Sublayers, sublayers
 
 ROW_TOLERANCE = 2e-4
 """Largest relative difference between a layer's own output and rows times values, in float32, that counts as equal."""
+
+HandsOver = Literal["inputs", "pattern"]
 
 
 @dataclass(frozen=True)
@@ -53,18 +58,24 @@ class AttentionSite:
     """Qualified name of the module whose output the MLP adds to the stream (`mlp_out`); None as for `mid`."""
     parallel: bool
     """True if attention and MLP run side by side, so that no `resid_mid` exists."""
+    hands_over: HandsOver = "inputs"
+    """`inputs`: queries, keys and values before attention. `pattern`: the pattern, worked out by a library of its own, so
+    that q, k and v cannot be edited there and hidden keys not be shown."""
 
 
-def discover(hf: nn.Module, example: Mapping[str, Tensor]) -> tuple[AttentionSite, ...]:
+def discover(
+    hf: nn.Module, example: Mapping[str, Tensor], doors: Doors | None = None
+) -> tuple[AttentionSite, ...]:
     """Every attention layer that runs on `example`, by stack and layer; UnsupportedModelError if none can be hooked.
 
     Costs two forward passes of the example: one with all attention rows of one layer at a time, one for `sublayers`.
     """
+    doors = doors or TorchDoors()
     watch = _Watch({module: name for name, module in hf.named_modules()})
     linear = [m for m in hf.modules() if isinstance(m, nn.Linear | Conv1D)]
     handles = [module.register_forward_pre_hook(watch.on_linear) for module in linear]
     try:
-        with torch.no_grad(), route_attention(dict.fromkeys(watch.names, watch.on_attention)):
+        with torch.no_grad(), doors.attention({module: _Place(watch, module) for module in watch.names}):
             hf(**example)
     finally:
         for handle in handles:
@@ -90,6 +101,7 @@ class _Seen:
     key: tuple[int, ...]
     d_head: int
     cross: bool
+    hands_over: HandsOver
     outputs: list[Tensor] = field(default_factory=list)
     calls: int = 0
     rows_error: float = 0.0
@@ -105,21 +117,18 @@ class _Watch:
         self.seen: dict[str, _Seen] = {}
         self._latest: _Seen | None = None
 
-    def on_attention(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-        out, weights = call.fused()
-        x, name = call.inputs(), self.names[call.module]
+    def saw(self, module: nn.Module, x: AttentionInputs, error: Tensor, out: Tensor, hands_over: HandsOver) -> None:
+        name = self.names[module]
         seen = self.seen.get(name)
         if seen is None:
             shapes = tuple(x.query.shape), tuple(x.key.shape)
-            cross = bool(getattr(call.module, "is_cross_attention", False)) or x.key.shape[2] != x.query.shape[2]
-            seen = self.seen[name] = _Seen(name, *shapes, d_head=out.shape[-1], cross=cross)
-        again = head_outputs(pattern_rows(x), x)
-        error = (again - out).abs().max() / out.abs().max().clamp_min(1e-9)
+            cross = bool(getattr(module, "is_cross_attention", False)) or x.key.shape[2] != x.query.shape[2]
+            seen = _Seen(name, *shapes, d_head=out.shape[-1], cross=cross, hands_over=hands_over)
+            self.seen[name] = seen
         seen.rows_error = max(seen.rows_error, error.item())
         seen.calls += 1
         seen.outputs.append(out)
         self._latest = seen
-        return out, weights
 
     def on_linear(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         seen = self._latest
@@ -130,7 +139,7 @@ class _Watch:
             return
         name = self.names[module]
         outputs = torch.cat([out.flatten(2) for out in seen.outputs], 1)
-        if given.numel() == outputs.numel() and torch.equal(given.flatten(), outputs.flatten()):
+        if given.numel() == outputs.numel() and _equal(given, outputs, exactly=seen.hands_over == "inputs"):
             seen.projection, seen.z_exact = name, True
         elif name.startswith(seen.name + ".") and given.numel() == outputs.numel():
             seen.projection = name  # gated or normalised on the way; a later layer inside the module may still follow
@@ -139,6 +148,35 @@ class _Watch:
             return
         seen.outputs.clear()
         self._latest = None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Stands at one module's attention."""
+
+    watch: _Watch
+    module: nn.Module
+
+    def __call__(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        out, weights = call.fused()
+        x = call.inputs()
+        again = head_outputs(pattern_rows(x), x)
+        self.watch.saw(self.module, x, _relative(again, out), out, "inputs")
+        return out, weights
+
+    def edit_pattern(self, x: AttentionInputs, pattern: Tensor) -> Tensor:
+        # the outputs are still to come: rows are compared here, and outputs with what the projection gets
+        self.watch.saw(self.module, x, _relative(pattern_rows(x), pattern), head_outputs(pattern, x), "pattern")
+        return pattern
+
+
+def _relative(again: Tensor, own: Tensor) -> Tensor:
+    return (again - own).abs().max() / own.abs().max().clamp_min(1e-9)
+
+
+def _equal(given: Tensor, outputs: Tensor, *, exactly: bool) -> bool:
+    given, outputs = given.flatten(), outputs.flatten().to(given.dtype)
+    return torch.equal(given, outputs) if exactly else _relative(outputs, given).item() <= ROW_TOLERANCE
 
 
 def _arrange(seen: list[_Seen], default: str, found: Mapping[str, Sublayers]) -> tuple[AttentionSite, ...]:
@@ -170,6 +208,7 @@ def _arrange(seen: list[_Seen], default: str, found: Mapping[str, Sublayers]) ->
                     mid=parts.mid,
                     mlp=parts.mlp,
                     parallel=parts.parallel,
+                    hands_over=one.hands_over,
                 )
             )
     return tuple(sites)

@@ -15,6 +15,9 @@ from itertools import permutations
 import torch
 from torch import Tensor, nn
 
+_WRAPPED = "_original_component"
+"""The name under which bridges of TransformerLens keep the module they stand for."""
+
 _ROUNDING = 4
 """Units in the last place by which a sum may differ from its parts."""
 
@@ -40,7 +43,11 @@ def sublayers(hf: nn.Module, example: Mapping[str, Tensor], blocks: Collection[s
     with ExitStack() as stack, torch.no_grad():
         for name, layer in layers.items():
             block = hf.get_submodule(name)
+            known: set[nn.Module] = set()  # bridges of TransformerLens hold the same module under several names
             for inner, module in [(name, block), *_inside(name, block, depth=2)]:
+                if module in known:
+                    continue
+                known.add(module)
                 begin, end = partial(layer.begin, inner), partial(layer.end, inner)
                 stack.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
                 stack.callback(module.register_forward_hook(end).remove)
@@ -49,11 +56,11 @@ def sublayers(hf: nn.Module, example: Mapping[str, Tensor], blocks: Collection[s
 
 
 def _inside(name: str, module: nn.Module, depth: int) -> Iterator[tuple[str, nn.Module]]:
-    """Modules inside, this many levels down; a list of modules is no level of its own."""
+    """Modules inside, this many levels down; a list of modules is no level of its own, nor is what a wrapper wraps."""
     for key, child in module.named_children():
         inner = f"{name}.{key}"
         yield inner, child
-        left = depth - (not isinstance(child, nn.ModuleList))
+        left = depth - (key != _WRAPPED and not isinstance(child, nn.ModuleList))
         if left:
             yield from _inside(inner, child, left)
 

@@ -5,12 +5,12 @@ asked for, and `out` changes only where an intervention returned something new. 
 then edits of the scores, then edits of the pattern; those of one kind in the order given.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headscope.engine.inputs import AttentionInputs
@@ -39,23 +39,58 @@ def edit_rows(
     x: AttentionInputs, out: Float[Tensor, "batch query head d_v"], edits: Sequence[RowEdit]
 ) -> Float[Tensor, "batch query head d_v"]:
     """`out` with the edits applied in order, each to what the one before it left; `out` itself if nothing changed."""
-    heads = torch.tensor(sorted({head for edit in edits for head in edit.heads}), device=out.device)
+    result = out
+    for found in edited_blocks(x, edits):
+        new = head_outputs(found.rows, x, found.chosen).to(out.dtype)
+        old = out[:, found.block[:, None], found.heads]
+        if result is out:
+            result = out.clone()
+        result[:, found.block[:, None], found.heads] = torch.where(found.touched.unsqueeze(-1), new, old)
+    return result
+
+
+def edit_pattern(
+    x: AttentionInputs, pattern: Float[Tensor, "batch head query key"], edits: Sequence[RowEdit]
+) -> Float[Tensor, "batch head query key"]:
+    """The same of a pattern that somebody else multiplies with the values; `pattern` itself if nothing changed."""
+    result = pattern
+    for found in edited_blocks(x, edits):
+        place = (slice(None), found.heads[:, None], found.block)
+        if result is pattern:
+            result = pattern.clone()
+        touched = found.touched.transpose(1, 2).unsqueeze(-1)
+        result[place] = torch.where(touched, found.rows.to(pattern.dtype), pattern[place])
+    return result
+
+
+@dataclass(frozen=True)
+class EditedBlock:
+    """Pattern rows of some queries after all edits."""
+
+    heads: Int[Tensor, " head"]
+    chosen: Int[Tensor, " head"] | None
+    """The same; None if they are all heads there are."""
+    block: Int[Tensor, " row"]
+    """Columns of the queries."""
+    rows: Float[Tensor, "batch head row key"]
+    touched: Bool[Tensor, "batch row head"]
+    """Which rows an intervention changed."""
+
+
+def edited_blocks(x: AttentionInputs, edits: Sequence[RowEdit]) -> Iterator[EditedBlock]:
+    """The blocks in which an intervention changed something."""
+    device = x.query.device
+    heads = torch.tensor(sorted({head for edit in edits for head in edit.heads}), device=device)
     active = edits[0].active if len(edits) == 1 else torch.stack([edit.active for edit in edits]).any(0)
     columns = active.any(0).nonzero().flatten()
     if not len(heads) or not len(columns):
-        return out
-    everything = len(heads) == x.n_heads
-    rows_at_once = max(1, BLOCK_ELEMENTS // (out.shape[0] * len(heads) * x.n_keys))
-    result = out
+        return
+    chosen = None if len(heads) == x.n_heads else heads
+    rows_at_once = max(1, BLOCK_ELEMENTS // (x.query.shape[0] * len(heads) * x.n_keys))
     for block in columns.split(rows_at_once):
-        edited, touched = _edited(x, edits, heads, None if everything else heads, block)
+        rows, touched = _edited(x, edits, heads, chosen, block)
         if touched.any():
-            new = head_outputs(edited, x, None if everything else heads).to(out.dtype)
-            old = out[:, block[:, None], heads]
-            if result is out:
-                result = out.clone()
-            result[:, block[:, None], heads] = torch.where(touched.unsqueeze(-1), new, old)
-    return result
+            yield EditedBlock(heads, chosen, block, rows, touched)
 
 
 def _edited(
