@@ -120,7 +120,7 @@ def token_table(
                 "place": place,
                 "text": f"image ×{len(image)}" if here else text,
                 "weight": sum(weights[i] for i in image) if here else weights[place],
-                "kind": _kind(prompt, place, query, image=here),
+                "kind": "query" if here and query in image else _kind(prompt, place, query, image=here),
                 "sink": bool(sinks[sorted(image)].any()) if here else bool(sinks[place]),
             }
         )

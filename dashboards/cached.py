@@ -8,6 +8,7 @@ import streamlit as st
 from dashboards import atlas
 from dashboards import head_facts as of_head
 from dashboards.head_facts import HeadFacts
+from dashboards.plain import sendable
 from dashboards.reading import RunCard, open_run, run_cards, run_scores, run_table, stamp
 from headscope.heads import Head
 from headscope.runs import Run
@@ -38,7 +39,7 @@ def table(runs: Path, run: str, name: str) -> pd.DataFrame:
 
 
 def head_facts(runs: Path, run: str, head: Head) -> HeadFacts:
-    """What a run knows of a head."""
+    """What a run knows of a head; all readers share it, and nobody may change it."""
     path = open_run(runs, run).path
     return _head_facts(str(path), stamp(path), head.layer, head.head)
 
@@ -46,7 +47,15 @@ def head_facts(runs: Path, run: str, head: Head) -> HeadFacts:
 def _stamps(runs: Path) -> tuple[tuple[str, int], ...]:
     if not runs.is_dir():
         return ()
-    return tuple((path.name, stamp(path)) for path in sorted(runs.iterdir()) if path.is_dir())
+    folders = (path for path in sorted(runs.iterdir()) if path.is_dir() and not path.name.startswith("."))
+    return tuple((sendable(path.name), _stamp(path)) for path in folders)
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return stamp(path)
+    except OSError:  # it cannot be looked into, or is gone; its card says so
+        return 0
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -69,6 +78,6 @@ def _table(path: str, changed: int, name: str) -> pd.DataFrame:
     return run_table(Run(Path(path)), name)
 
 
-@st.cache_data(max_entries=2048, show_spinner=False)
+@st.cache_resource(max_entries=2048, show_spinner=False)  # a copy for every reader would take longer than to read it
 def _head_facts(path: str, changed: int, layer: int, head: int) -> HeadFacts:
     return of_head.head_facts(Run(Path(path)), Head(layer, head))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from dashboards.plain import sendable
 from headscope.errors import UsageError
 from headscope.scores import HeadScores
 
@@ -17,9 +18,9 @@ def flat_facts(facts: Mapping[str, Any]) -> dict[str, str]:
         if key == "self_check":
             continue
         if isinstance(value, Mapping) and value:
-            flat |= {f"{key}.{inner}": _said(entry) for inner, entry in value.items()}
+            flat |= {sendable(f"{key}.{inner}"): _said(entry) for inner, entry in value.items()}
         else:
-            flat[str(key)] = _said(value)
+            flat[sendable(key)] = _said(value)
     return flat
 
 
@@ -40,4 +41,4 @@ def agreement(a: HeadScores, b: HeadScores, k: int) -> dict[str, float]:
 
 
 def _said(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return sendable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from dashboards.reading import RunCard, run_scores, run_table
+from dashboards.head_rows import rows_of_head
+from dashboards.reading import RunCard, run_scores
+from dashboards.retrieval_data import families_of, how_removed
 from headscope.errors import HeadscopeError
 from headscope.evidence import mean_interval
 from headscope.heads import Head
@@ -38,8 +40,8 @@ def score_rows(run: Run, head: Head) -> pd.DataFrame:
             scores = run_scores(run, name)
         except HeadscopeError:
             continue  # the run's own page says what is wrong with it
-        if head in scores.heads:
-            rows.append({"run": run.path.name, "score": name, **_standing(scores, head)})
+        if standing := _standing(scores, head):
+            rows.append({"run": run.path.name, "score": name, **standing})
     return pd.DataFrame(rows)
 
 
@@ -55,7 +57,7 @@ def table_rows(run: Run, head: Head) -> dict[str, pd.DataFrame]:
         if name in _DERIVED:
             continue
         try:
-            rows = _rows_of(run_table(run, name), head)
+            rows = rows_of_head(run, name, head)
         except HeadscopeError:
             continue
         if len(rows):
@@ -64,46 +66,43 @@ def table_rows(run: Run, head: Head) -> dict[str, pd.DataFrame]:
 
 
 def removal_rows(run: Run, head: Head) -> pd.DataFrame:
-    """What happened in a run that removed this head, alone or among others: a row for each condition; else empty."""
+    """What happened in a run that removed this head, alone or among others: a row for each condition; else empty.
+
+    `removed` says which heads, `how` what that means and in which phase.
+    """
     try:
         config = run.facts.get("config")
         removed = config.get("heads") if isinstance(config, Mapping) else None
         if not isinstance(removed, list) or str(head) not in removed or "families" not in run.table_names():
             return pd.DataFrame()
-        table = run_table(run, "families")
+        table = families_of(run)
     except HeadscopeError:
         return pd.DataFrame()
     columns = ["condition", "kind", "mean", "low", "high", "n", "difference", "p"]
-    return table.reindex(columns=columns).assign(run=run.path.name, removed=", ".join(map(str, removed)))
+    about = {"run": run.path.name, "removed": ", ".join(map(str, removed)), "how": how_removed(run.facts)}
+    return table.reindex(columns=columns).assign(**about)
 
 
 def runs_of_model(cards: Sequence[RunCard], name: str) -> tuple[str, ...]:
     """Names of the runs made on the same model as this run, which comes first; this one alone where it names no model."""
-    model = next((card.model for card in cards if card.name == name), "")
-    others = (card.name for card in cards if model and card.model == model and card.name != name)
-    return (name, *others)
+    mine = next((card for card in cards if card.name == name), RunCard(name))
+    return (name, *(card.name for card in cards if card.name != name and card.shares_model(mine)))
 
 
 def _standing(scores: HeadScores, head: Head) -> dict[str, object]:
-    values = scores.values
-    mine = values[head]
-    low, high = mean_interval(scores.samples[:, head.layer, head.head][:, None])
+    """Nothing for a head that the scores do not have."""
+    exists = scores.exists
+    if head.layer >= exists.shape[0] or head.head >= exists.shape[1] or not exists[head]:
+        return {}
+    values, mine = scores.values, scores.samples[:, head.layer, head.head]
+    low, high = mean_interval(mine[:, None])
     return {
         "metric": scores.metric,
-        "value": float(mine),
+        "value": float(values[head]),
         "low": float(low[0]),
         "high": float(high[0]),
-        "rank": int((values[scores.exists] > mine).sum()) + 1,
-        "of": len(scores.heads),
-        "active": float(scores.activation_frequency()[head]),
+        "rank": int((values[exists] > values[head]).sum()) + 1,
+        "of": int(exists.sum()),
+        "active": float((mine > 0).double().mean()),
         "n": scores.n,
     }
-
-
-def _rows_of(table: pd.DataFrame, head: Head) -> pd.DataFrame:
-    if {"layer", "head"} <= set(table.columns):
-        return table[(table["layer"] == head.layer) & (table["head"] == head.head)]
-    for column in ("name", "unit", "head"):
-        if column in table.columns:
-            return table[table[column].astype(str) == str(head)]
-    return table.iloc[:0]

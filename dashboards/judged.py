@@ -1,11 +1,12 @@
 """POPE and CHAIR of a run: metrics by condition, interventions beside their random controls."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
-from dashboards.reading import RunCard, open_run, run_table
+from dashboards.reading import RunCard, open_run, run_table, table_columns
 from dashboards.sink_data import whole
 from headscope.errors import HeadscopeError, UsageError
 from headscope.runs import Run
@@ -16,26 +17,21 @@ _COLUMNS = {"metric", "condition", "kind", "value", "low", "high", "task"}
 
 def judged_of(run: Run) -> pd.DataFrame:
     """A row for each task, metric and condition; UsageError where a run judged nothing."""
-    for name in _TABLES:
-        if name in run.table_names():
-            table = run_table(run, name)
-            if set(table.columns) >= _COLUMNS:
-                with whole(run, name):
-                    return table.astype({"value": float, "low": float, "high": float, "task": str, "metric": str})
-    raise UsageError(f"{run.path.name} judged no answers about images; a run of `headscope eval` does")
+    name = _judging(run)
+    if not name:
+        raise UsageError(f"{run.path.name} judged no answers about images; a run of `headscope eval` does")
+    with whole(run, name):
+        kinds = {"value": float, "low": float, "high": float, "task": str, "metric": str}
+        return run_table(run, name).astype(kinds)
 
 
 def judged_runs(runs: Path, cards: Sequence[RunCard], card: RunCard) -> tuple[str, ...]:
     """Names of the runs on the same model that judged answers, the chosen run in front if it is one."""
     found = []
     for one in cards:
-        same = one.model == card.model or one.name == card.name
-        if same and not one.problem and set(_TABLES) & set(one.tables):
-            try:
-                judged_of(open_run(runs, one.name))
-            except HeadscopeError:
-                continue
-            found.append(one.name)
+        if one.shares_model(card) and set(_TABLES) & set(one.tables):
+            with suppress(HeadscopeError):
+                found += [one.name] if _judging(open_run(runs, one.name)) else []
     return tuple(sorted(found, key=lambda name: name != card.name))
 
 
@@ -46,3 +42,9 @@ def bars_of(table: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
     if bars.empty:
         raise UsageError(f"{metric} of {task} has no value under any condition; choose another metric")
     return bars
+
+
+def _judging(run: Run) -> str:
+    """Name of the table of judgements; empty where there is none."""
+    there = (name for name in _TABLES if name in run.table_names())
+    return next((name for name in there if set(table_columns(run, name)) >= _COLUMNS), "")

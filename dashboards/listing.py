@@ -14,7 +14,9 @@ def run_table(cards: Sequence[RunCard]) -> pd.DataFrame:
             "run": [card.name for card in cards],
             "command": [card.command for card in cards],
             "model": [card.model for card in cards],
-            "created": pd.to_datetime([card.created or None for card in cards], errors="coerce", utc=True),
+            "created": pd.to_datetime(
+                [card.created or None for card in cards], format="ISO8601", errors="coerce", utc=True
+            ),
             "status": [card.status for card in cards],
             "seconds": [card.seconds for card in cards],
             "scores": [", ".join(card.scores) for card in cards],

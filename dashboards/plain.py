@@ -11,6 +11,11 @@ def plain(text: object) -> str:
     return _MARKED.sub(r"\\\1", _BROKEN.sub(" ", str(text)).strip())
 
 
+def sendable(text: object) -> str:
+    """The text with letters that have no place in UTF-8, such as those of a file name in another encoding, as `?`."""
+    return str(text).encode("utf-8", "replace").decode()
+
+
 def shortened(text: object, most: int = 80) -> str:
     """The text cut to so many characters, with an ellipsis where something was left out."""
     whole = _BROKEN.sub(" ", str(text)).strip()

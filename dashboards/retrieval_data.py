@@ -1,10 +1,12 @@
 """What a run knows of retrieval: scores, the answers they come from, and what removing heads does."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from dashboards.reading import RunCard, open_run, run_table
+from dashboards.reading import RunCard, open_run, run_table, table_columns
 from headscope.errors import HeadscopeError, UsageError
 from headscope.heads import Head
 from headscope.runs import Run
@@ -39,17 +41,10 @@ def with_head(answers: pd.DataFrame, scores: HeadScores, head: Head) -> pd.DataF
     return kept.assign(**{str(head): scores.samples[:, head.layer, head.head].double().tolist()})
 
 
-def causal_runs(runs: Path, cards: tuple[RunCard, ...], model: str, first: str) -> tuple[str, ...]:
-    """Names of the runs on a model that removed heads beside controls, `first` in front if it is one."""
-    found = []
-    for card in cards:
-        if card.model == model and "families" in card.tables:
-            try:
-                families_of(open_run(runs, card.name))
-            except HeadscopeError:
-                continue
-            found.append(card.name)
-    return tuple(sorted(found, key=lambda name: name != first))
+def causal_runs(runs: Path, cards: Sequence[RunCard], card: RunCard) -> tuple[str, ...]:
+    """Names of the runs on the model of this one that removed heads beside controls, itself in front if it did."""
+    found = [one.name for one in cards if "families" in one.tables and one.shares_model(card) and _compares(runs, one)]
+    return tuple(sorted(found, key=lambda name: name != card.name))
 
 
 def families_of(run: Run) -> pd.DataFrame:
@@ -58,3 +53,19 @@ def families_of(run: Run) -> pd.DataFrame:
     if not set(table.columns) >= _COMPARED:
         raise UsageError(f"the conditions of {run.path.name} have no mean with an interval; see its report instead")
     return table
+
+
+def how_removed(facts: Mapping[str, Any]) -> str:
+    """What removed means in a run, and when: `zero ablation, prefill and decode`; empty where that is not said."""
+    config = facts.get("config")
+    mode, phase = (config.get(name) for name in ("mode", "phase")) if isinstance(config, Mapping) else (None, None)
+    if facts.get("command") == "demo":
+        mode = "zero"  # its config does not say; it knows no other
+    return f"{mode} ablation, {phase or 'prefill and decode'}" if isinstance(mode, str) else ""
+
+
+def _compares(runs: Path, card: RunCard) -> bool:
+    try:
+        return set(table_columns(open_run(runs, card.name), "families")) >= _COMPARED
+    except HeadscopeError:
+        return False

@@ -47,7 +47,7 @@ def is_filter(card: RunCard) -> bool:
 
 def filter_runs(cards: Sequence[RunCard], card: RunCard) -> tuple[str, ...]:
     """Names of the runs on the same model that chose heads for calibration, the chosen run in front if it is one."""
-    same = [one for one in cards if is_filter(one) and (one.model == card.model or one.name == card.name)]
+    same = [one for one in cards if is_filter(one) and one.shares_model(card)]
     return tuple(sorted((one.name for one in same), key=lambda name: name != card.name))
 
 
@@ -90,15 +90,16 @@ def filtered(runs: Path, name: str) -> Filtered:
     heads, held_out = run_table(run, "heads"), run_table(run, "held_out_families")
     if not set(heads.columns) >= _GAIN or "task" not in held_out.columns:
         raise UsageError(f"{name} holds no gains of heads; a run of `headscope heads filter` does")
+    if heads.empty:
+        raise UsageError(f"{name} tried no head; give `headscope heads filter` some with --heads")
     with whole(run, "heads"):
         heads = heads.astype({"layer": int, "head": int, "gain": float, "se": float, "kept": bool})
     return Filtered(heads, held_out, run_table(run, "stability"))
 
 
 def gain_map(heads: pd.DataFrame) -> pd.DataFrame:
-    """Gains as a map is drawn from, `low` and `high` a standard error below and above."""
-    table = heads.assign(value=heads["gain"], low=heads["gain"] - heads["se"], high=heads["gain"] + heads["se"])
-    table = table[["layer", "head", "name", "value", "low", "high"]]
+    """Gains as a map is drawn from: layer, head, name, value and se, its standard error."""
+    table = heads.rename(columns={"gain": "value"})[["layer", "head", "name", "value", "se"]]
     return table.sort_values("value", ascending=False, kind="stable").reset_index(drop=True)
 
 

@@ -5,6 +5,7 @@ and what it said. A process is only ever ended if both, and the folder that it w
 """
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -79,7 +80,11 @@ def start(runs: Path, name: str, asked: AskedSweep, source: str, *, resume: bool
             )
         threading.Thread(target=process.wait, daemon=True).start()  # or what has ended would stay in the system's table
         begun = Started(name, asked, process.pid, _born(process.pid), before)
-        _keep(runs, begun)
+        try:
+            _keep(runs, begun)
+        except BaseException:  # without a record nobody could find it again, or stop it
+            process.terminate()
+            raise
     return begun
 
 
@@ -97,8 +102,10 @@ def stop(runs: Path, name: str) -> None:
         pass
     except psutil.Error as error:
         raise HeadscopeError(f"process {begun.pid} has not ended ({error}); try again, or end it by hand") from error
-    with suppress(HeadscopeError, OSError, KeyError, ValueError):  # it may not have begun to write its run
-        Run.open(_folder(runs, name)).finish("stopped")
+    with suppress(HeadscopeError, OSError, KeyError, TypeError, ValueError):  # it may not have begun to write its run
+        run = Run.open(_folder(runs, name))
+        if run.facts.get("status") == "running":  # it may have come to its end first
+            run.finish("stopped")
 
 
 def process_of(runs: Path, begun: Started) -> psutil.Process | None:
@@ -130,7 +137,7 @@ def read_started(runs: Path, name: str) -> Started:
     try:
         facts = json.loads(path.read_text("utf-8"))
         return _read(name, facts)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise UsageError(
             f"{path} is no record of a sweep ({type(error).__name__}: {error}); start the sweep again under another name"
         ) from error
@@ -150,6 +157,8 @@ def _read(name: str, facts: Mapping[str, Any]) -> Started:
     pid, born, before = int(facts["pid"]), float(facts["born"]), int(facts["before"])
     if pid < 1:
         raise ValueError(f"pid is {pid}")
+    if not math.isfinite(born):
+        raise ValueError(f"born is {born}")
     return Started(name, read_asked(facts["asked"]), pid, born, before, facts["stopped"] is True)
 
 

@@ -64,6 +64,13 @@ def together_of(run: Run) -> tuple[pd.DataFrame, pd.DataFrame] | None:
         raise damaged(run, "together", error) from error
 
 
+def mode_of(run: Run) -> str:
+    """What taken out means: a mode of `Ablate`; empty where the run does not say."""
+    config = run.facts.get("config")
+    mode = config.get("mode") if isinstance(config, dict) else None
+    return mode if isinstance(mode, str) else ""
+
+
 def metric_of(run: Run) -> str:
     """What was measured of the answer."""
     config = run.facts.get("config")

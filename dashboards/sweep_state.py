@@ -16,6 +16,6 @@ def state_of(runs: Path, begun: Started) -> State:
     if process_of(runs, begun) is not None:
         return "running"
     with suppress(HeadscopeError, OSError):
-        if open_run(runs, begun.name).facts.get("status") in ("finished", "partial"):
+        if open_run(runs, begun.name).facts.get("status") == "finished":
             return "finished"
     return "stopped" if begun.stopped else "died"

@@ -5,15 +5,15 @@ stands alone: a task lists length, recall and the share of yes beside hallucinat
 to everything, makes up less as well.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from experiments.compare import Condition, as_conditions
-from headscope.answers import answer_row, asked_of, stop_strings
+from experiments.compare import Condition
+from experiments.judging_work import JudgedTask, judging_work
 from headscope.clusters import ClusterBootstrap, Metric, cluster_sums
 from headscope.errors import UsageError
 from headscope.evidence import false_discovery
@@ -21,24 +21,13 @@ from headscope.model import HookedModel
 from headscope.progress import progress_bar
 from headscope.prompting import Hook
 from headscope.runs import Run
-from headscope.samples import Sample, Task
-from headscope.sharing import do_cells
+from headscope.sharing import Executor, do_work
 from headscope.tables import html_table
-from tasks.manifest import digest, item_rows
+from tasks.manifest import digest
+
+__all__ = ["JudgedTask", "Judgement", "judge"]
 
 _CLUSTER = "image_id"
-
-
-@runtime_checkable
-class JudgedTask(Task, Protocol):
-    """A task whose metrics are made of counts that its `details` of each answer hold, beside `image_id`."""
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """What is told of a condition; the first is what the task is about."""
-
-    def details(self, sample: Sample, answer: str) -> Mapping[str, Any]:
-        """`image_id`, the counts that the metrics are made of, and what else is worth a column."""
 
 
 @dataclass(frozen=True)
@@ -158,65 +147,28 @@ def judge(
     batch_tokens: int = 8192,
     chunk: int = 100,
     run: Run | None = None,
+    executor: Executor = do_work,
     progress: bool = False,
 ) -> Judgement:
     """Answers every item of the task under every condition and counts what the task's metrics are made of.
 
     A condition without interventions is the baseline. With a `run`, the answers of every `chunk` items of a condition are
-    kept there as soon as they are written, and not asked for again; `name` tells several tasks in one run apart.
-    UsageError if what is kept answers other items.
+    kept there as soon as they are written, and not asked for again; `name` tells several tasks in one run apart, and
+    `executor` may have other processes ask (`experiments.executors`). UsageError if what is kept answers other items.
     """
-    if not isinstance(task, JudgedTask):
-        raise UsageError(
-            f"{type(task).__name__} has no metrics made of counts; judge POPE, CHAIR or the scenes, or use compare()"
-        )
-    if chunk < 1:
-        raise UsageError(f"chunk is {chunk}; keep at least 1 item at a time")
-    asked = as_conditions(conditions)
-    samples, room = asked_of(model, task, max_new_tokens)
-    settings = {"max_new_tokens": room, "batch_tokens": batch_tokens, "stop": stop_strings(task)}
-    items = [digest(row) for row in item_rows(samples)]
-    cells = {}
-    for condition in asked:
-        for start in range(0, len(samples), chunk):
-            stop = min(start + chunk, len(samples))
-            key = f"{name}: " * bool(name) + f"{condition.name}, items {start}-{stop - 1}"
-            cells[key] = (condition, range(start, stop))
-
-    def do(keys: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
-        for key in keys:
-            condition, places = cells[key]
-            table = _answered(model, task, condition, [samples[i] for i in places], settings)
-            table.insert(0, "sample", places)
-            table.insert(1, "item", [items[i] for i in places])
-            yield key, table
-
-    with progress_bar(len(asked) * len(samples), "answers", shown=progress) as update:
+    asked = judging_work(
+        model, task, conditions, name=name, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens, chunk=chunk
+    )
+    with progress_bar(asked.answers, "answers", shown=progress) as update:
 
         def note(key: str, table: pd.DataFrame) -> None:
-            _refuse_others(run, key, table, [items[i] for i in cells[key][1]])
+            if run is not None:
+                asked.refuse_others(run, key, table)
             update(len(table))
 
-        tables = do_cells(run, list(cells), do, columns=("item", "condition"), update=note)
-    about = {"model": model.name, "task": repr(task), "items": digest(items)}
+        tables = executor(run, asked.work, note)
+    about = {"model": model.name, "task": repr(task), "items": digest(asked.items)}
     return Judgement(pd.concat(tables.values(), ignore_index=True), tuple(task.metrics), about)
-
-
-def _answered(
-    model: HookedModel, task: JudgedTask, condition: Condition, samples: Sequence[Sample], settings: Mapping[str, Any]
-) -> pd.DataFrame:
-    with model.hooks(*condition.interventions):
-        answers = model.generate(samples, **settings)
-    table = pd.DataFrame([answer_row(task, answer) for answer in answers])
-    return table.assign(condition=condition.name, kind=condition.kind, family=condition.family)
-
-
-def _refuse_others(run: Run | None, key: str, table: pd.DataFrame, items: Sequence[str]) -> None:
-    if run is not None and list(table["item"]) != list(items):
-        raise UsageError(
-            f"{run.path} holds answers to other items under {key!r}: images, questions or their order have changed; ask "
-            "the same ones, or start a run in another folder"
-        )
 
 
 class _Parts(NamedTuple):

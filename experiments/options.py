@@ -1,7 +1,7 @@
 """Command-line options that several commands share, and what they mean."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,6 +24,25 @@ With = Annotated[
 ]
 BatchTokens = Annotated[int, typer.Option(help="Prompt tokens in a batch; less needs less memory.", min=1)]
 Shard = Annotated[str, typer.Option(help="i/n: do only the i-th of n parts (from 1), to split work over machines.")]
+ExecutorName = Annotated[
+    Literal["local", "processes", "ray"],
+    typer.Option("--executor", help="Who does the cells: this process, several of this machine, or a Ray cluster."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Workers, each with a model of its own (processes, ray); by default one a GPU, else 2, or one a node.",
+        min=1,
+    ),
+]
+NumGpus = Annotated[
+    float | None,
+    typer.Option(help="GPUs of each worker, such as 1 or 0.5 (ray); by default 1 where there are any.", min=0),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT of a Ray cluster, or auto (ray); by default one is started here, for itself."),
+]
 TrustCode = Annotated[bool, typer.Option(help="Let code that comes with the model run. Read it first.")]
 AllowPickle = Annotated[bool, typer.Option(help="Load weights that are not safetensors; such files can run code.")]
 

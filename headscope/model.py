@@ -17,7 +17,6 @@ from headscope.check import SelfCheck, check_model
 from headscope.costs import Cost, require_memory, statistics_cost
 from headscope.encoding import Batch, encode, layout_of, pad_left, tokenizer_of, tokens_of
 from headscope.errors import UnsupportedModelError, UsageError
-from headscope.examples import example_inputs
 from headscope.flow import Flow, image_tokens
 from headscope.generation import Generation, continued
 from headscope.heads import Head
@@ -62,23 +61,24 @@ class HookedModel:
         revision: str | None = None,
         example: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """`hf` is a transformers model, or a TransformerBridge of TransformerLens.
+        """`hf` is a transformers model, a TransformerBridge of TransformerLens, or a TransformersModel of nnsight.
 
         Costs two forward passes of `example` (made up if not given). Raises UnsupportedModelError if no attention layer can be hooked, or if one cannot be reproduced from its
         inputs; UsageError for a model in training mode.
         """
-        hf, processor, doors = opened(hf, processor)
+        inside = opened(hf, processor, example)
+        hf = inside.hf
         if hf.training:
             raise UsageError(
                 "the model is in training mode, and dropout would make every score random; call .eval() first"
             )
         self.hf: Any = hf
-        self.processor = processor
+        self.processor = inside.processor
         self.name = name or getattr(hf, "name_or_path", "") or type(hf).__name__
         self.revision = revision or getattr(hf.config, "_commit_hash", None)
-        self.example = dict(example or example_inputs(hf, processor))
-        self.doors = doors
-        self.sites = discover(hf, self.example, doors)
+        self.example = dict(inside.example)
+        self.doors = inside.doors
+        self.sites = discover(hf, self.example, self.doors)
         self._active: tuple[Hook, ...] = ()
         self._flow = Flow(hf)
         self._installed = ExitStack()

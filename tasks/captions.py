@@ -9,6 +9,13 @@ relation   true: who is left of whom (or above); swapped: the two exchanged; joi
 spatial    the true one of left of, right of, above, below, and the other three
 negation   true: both colours affirmed; negated: both denied
 
+With the words of a caption in another order, beside the true one or in place of all (SNARE's "semantic structure", see
+`tasks.word_order`), it can be told how much of the choice is a matter of words alone: those of swapped captions are those
+of true ones, so that nothing is left to be known of ownership or relation once order is gone.
+
+Of the models that ship, zoo:scenes knows the words of ownership and negation, in any order, and was trained on none of
+these captions; captions with a place are refused with the word, `left` or `above`, that it does not know.
+
 Departures: images are synthetic scenes with two objects of different colours, one beside or one above the other, so that
 the true caption can be told from the picture without doubt; joined colours lack the word "respectively", which would make
 them true as well; captions follow a question as in a chat, since generative
@@ -16,8 +23,8 @@ models are asked, not encoders that compare.
 """
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 from headscope.encoding import tokenizer_of
@@ -28,10 +35,12 @@ from tasks.asking import question_about
 from tasks.haystack import refuse_unknown
 from tasks.labelled import Labelled
 from tasks.scene_world import KINDS, Scene, placed
+from tasks.word_order import shuffled_words
 
 Aspect = Literal["ownership", "relation", "spatial", "negation"]
 Rule = Literal["likelihood", "mean_likelihood"]
 Place = Literal["left of", "right of", "above", "below"]
+CaptionOrder = Literal["kept", "beside", "shuffled"]
 
 QUESTION = "Please describe this image in detail."
 PLACES: tuple[Place, ...] = get_args(Place)
@@ -46,19 +55,26 @@ class CaptionChoices:
         aspect: What captions differ in, see above.
         rule: How captions are compared; by the mean over tokens where they differ in length.
         seed: Another seed gives other scenes.
+        order: Of the words of captions: `beside` puts the words of the true caption in another order beside it, as one
+            more option of the kind `shuffled`; `shuffled` puts those of all captions in another, as a control.
     """
 
     n: int = 100
     aspect: Aspect = "ownership"
     rule: Rule = "mean_likelihood"
     seed: int = 0
+    order: CaptionOrder = "kept"
 
     sees_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.n < 1:
             raise UsageError(f"n is {self.n}; ask for at least 1 scene")
-        for name, value, known in (("aspect", self.aspect, get_args(Aspect)), ("rule", self.rule, get_args(Rule))):
+        for name, value, known in (
+            ("aspect", self.aspect, get_args(Aspect)),
+            ("rule", self.rule, get_args(Rule)),
+            ("order", self.order, get_args(CaptionOrder)),
+        ):
             if value not in known:
                 raise UsageError(f"{name} {value!r} is not known; use one of {', '.join(known)}")
 
@@ -74,13 +90,14 @@ class CaptionChoices:
 
         To be read at the last token, the same for all: the full stop. Only the picture tells: the words of false captions
         are those of true ones (of negation there are four, affirmed and denied, with the right colours and exchanged).
-        UsageError as for `samples`.
+        With `order="shuffled"` of ownership, relation and negation not even the picture does; with `order="beside"` it is
+        the order that is to be read, of the true caption's words: kept or shuffled. UsageError as for `samples`.
         """
         found, groups = [], []
         for i, sample in enumerate(self.samples(processor)):
             place, scene = self._scene(i)
             blank = "" if sample.chat or sample.prompt[-1:].isspace() else " "
-            for caption, label in judged(scene, self.aspect, place, PLACES[(i + 1 + i // 4 % 3) % len(PLACES)]).items():
+            for caption, label in self._judged(scene, place, PLACES[(i + 1 + i // 4 % 3) % len(PLACES)]).items():
                 text = sample.prompt + blank + caption
                 found.append(Sample(text, label, images=sample.images, meta=sample.meta, chat=sample.chat))
                 groups.append(scene.id)
@@ -92,15 +109,27 @@ class CaptionChoices:
 
     def _sample(self, i: int, processor: Any) -> Sample:
         place, scene = self._scene(i)
-        captions = captions_of(scene, self.aspect, place)
+        right = place if self.aspect == "spatial" else "true"
+        captions = dict(captions_of(scene, self.aspect, place))
         for caption in captions.values():
             refuse_unknown(caption, tokenizer_of(processor))
+        if self.order == "beside":
+            captions |= dict(zip(["shuffled"], _reordered([captions[right]], scene), strict=True))
+        elif self.order == "shuffled":
+            captions = dict(zip(captions, _reordered(captions.values(), scene), strict=True))
         kinds = list(captions)
         random.Random(f"options/{scene.id}").shuffle(kinds)
-        right = place if self.aspect == "spatial" else "true"
         options = tuple(captions[kind] for kind in kinds)
         meta = {"options": options, "kinds": tuple(kinds), "answer": kinds.index(right)}
         return question_about(scene.annotated(), QUESTION, processor, target=captions[right], **meta)
+
+    def _judged(self, scene: Scene, place: Place, other: Place) -> Mapping[str, str]:
+        """Captions of a scene with their labels, as many of each."""
+        if self.order == "beside":
+            kept = captions_of(scene, self.aspect, place)[place if self.aspect == "spatial" else "true"]
+            return {kept: "kept"} | dict.fromkeys(_reordered([kept], scene), "shuffled")
+        found = judged(scene, self.aspect, place, other)
+        return found if self.order == "kept" else dict(zip(_reordered(found, scene), found.values(), strict=True))
 
     def _scene(self, i: int) -> tuple[Place, Scene]:
         place = PLACES[i % len(PLACES)]
@@ -159,3 +188,25 @@ def judged(scene: Scene, aspect: Aspect, place: Place, other: Place) -> Mapping[
         f"the {a.kind} is not {b.colour} and the {b.kind} is not {a.colour}.": "true",
     }
     return {found["true"]: "true", found["negated"]: "false"} | exchanged  # type: ignore[return-value]
+
+
+def _reordered(captions: Iterable[str], scene: Scene) -> list[str]:
+    """Each with its words in another order: all different, and none that says anything of two such objects."""
+    rng, found = random.Random(f"order/{scene.id}"), list[str]()
+    for caption in captions:
+        found.append(shuffled_words(caption, rng, avoid={*_sayings(scene), *found}))
+    return found
+
+
+def _sayings(scene: Scene) -> set[str]:
+    """All captions of the objects of a scene, true or not, whichever is named first."""
+    a, b = scene.things
+    exchanged = (replace(a, colour=b.colour), replace(b, colour=a.colour))
+    named = [pair for both in (scene.things, exchanged) for pair in (both, both[::-1])]
+    return {
+        caption
+        for pair in named
+        for aspect in get_args(Aspect)
+        for place in PLACES
+        for caption in captions_of(Scene(scene.id, pair), aspect, place).values()
+    }

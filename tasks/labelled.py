@@ -1,16 +1,12 @@
 """Samples with what is to be read of each and which of them belong together: what probes are asked about."""
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from headscope.errors import UsageError
-from headscope.prompts import asked
 from headscope.samples import Sample
-
-Label = str | int | float
+from tasks.labelled_rows import Label, Row, read_rows
 
 
 @dataclass(frozen=True)
@@ -47,22 +43,37 @@ class ProbingSet(Protocol):
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """A JSONL file: `prompt`, `label` and, if wanted, `group`, one object a line.
+    """A JSONL file, one object a line: `prompt` and `label`; if wanted `group`, `image` or `images`, `marks`, `chat`.
+
+    Images are paths from the file's folder and stay inside it, links too, unless they may lie `anywhere`. A prompt with
+    images is a question about them, which the model's chat template writes, unless it holds the model's placeholders
+    itself. `marks` maps names to parts of the prompt, texts or spans `[start, end]`. `chat: true` says that a template
+    has written the prompt already. What else a line holds is passed over.
 
     If any label is a number with a fraction, all are numbers to be predicted; else all are classes. With `limit` only so
-    many lines are used; with `chat`, prompts are put into the tokenizer's chat template where it has one.
+    many lines are used; with `chat`, prompts without images too are put into the chat template, where there is one.
     """
 
     path: str | Path
     limit: int | None = None
     chat: bool = False
+    anywhere: bool = False
 
-    sees_images: ClassVar[bool] = False
+    @property
+    def sees_images(self) -> bool:
+        """Whether a line that is used shows an image; no for a file that cannot be read, of which `labelled` says why."""
+        try:
+            return any(row.images for row in self._rows())
+        except UsageError:
+            return False
 
     def labelled(self, processor: Any) -> Labelled:
-        """The file's rows in their order; UsageError names the line that cannot be read."""
-        rows = self._rows()[: self.limit]
-        labels = [row["label"] for row in rows]
+        """The file's rows in their order; UsageError names the line that cannot be read.
+
+        Every image is opened once, so that one that is missing or broken is known before anything runs.
+        """
+        rows = self._rows()
+        labels = [row.label for row in rows]
         if any(isinstance(label, float) for label in labels):
             words = next((label for label in labels if isinstance(label, str)), None)
             if words is not None:
@@ -70,39 +81,12 @@ class LabelledFile:
             labels = [float(label) for label in labels]
         elif any(isinstance(label, str) for label in labels):
             labels = [str(label) for label in labels]
-        with_group = sum("group" in row for row in rows)
-        if with_group not in (0, len(rows)):
-            raise UsageError(f"{self.path}: {with_group} of {len(rows)} lines have a group; give all one, or none")
-        samples = tuple(self._sample(row["prompt"], processor) for row in rows)
-        return Labelled(samples, tuple(labels), tuple(str(row["group"]) for row in rows) if with_group else ())
+        groups = [row.group for row in rows if row.group is not None]
+        if len(groups) not in (0, len(rows)):
+            raise UsageError(f"{self.path}: {len(groups)} of {len(rows)} lines have a group; give all one, or none")
+        folder = Path(self.path).parent
+        samples = (row.sample(processor, folder, anywhere=self.anywhere, chat=self.chat) for row in rows)
+        return Labelled(tuple(samples), tuple(labels), tuple(groups))
 
-    def _sample(self, prompt: str, processor: Any) -> Sample:
-        text, chat = asked(processor, prompt, images=0) if self.chat else (prompt, False)
-        return Sample(text, chat=chat)
-
-    def _rows(self) -> Sequence[dict[str, Any]]:
-        try:
-            lines = Path(self.path).read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"{self.path} cannot be read ({error}); give a JSONL file in UTF-8, one object a line"
-            ) from error
-        rows = [_row(f"{self.path}, line {i}", line) for i, line in enumerate(lines, 1) if line.strip()]
-        if not rows:
-            raise UsageError(f"{self.path} holds no sample; give an object with prompt and label on each line")
-        return rows
-
-
-def _row(place: str, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"{place}: this is not JSON ({error}); write one object a line") from error
-    missing = [name for name in ("prompt", "label") if not isinstance(row, dict) or name not in row]
-    if missing:
-        raise UsageError(f"{place}: {missing[0]!r} is missing; give prompt and label, and a group if there are any")
-    if not isinstance(row["prompt"], str) or not row["prompt"].strip():
-        raise UsageError(f"{place}: prompt is {row['prompt']!r}; give a text")
-    if not isinstance(row["label"], str | int | float):
-        raise UsageError(f"{place}: label is {row['label']!r}; give a text or a number")
-    return row
+    def _rows(self) -> list[Row]:
+        return read_rows(self.path)[: self.limit]

@@ -1,6 +1,7 @@
 """The parts of the page on attention."""
 
 import hashlib
+from contextlib import suppress
 
 import pandas as pd
 import streamlit as st
@@ -13,7 +14,7 @@ from dashboards.components.place import Place
 from dashboards.models import Loaded
 from dashboards.prompts import Example
 from dashboards.reading import open_run
-from headscope.errors import UsageError
+from headscope.errors import HeadscopeError, UsageError
 from headscope.figures import attention_overlay
 from headscope.heads import Head
 from headscope.model import HookedModel
@@ -44,8 +45,9 @@ def telling_head(model: HookedModel, place: Place) -> Head:
     """The best head of the chosen run's first score where the run was made on this model, else the first head."""
     card = place.card
     if card is not None and card.model == model.name and card.scores:
-        best = cached.scores(place.runs, card.name, score_choice.telling(card)).top(1)[0]
-        return best if best in model.heads() else model.heads()[0]
+        with suppress(HeadscopeError):  # damaged scores are no reason to show nothing; the run's own page says it
+            best = cached.scores(place.runs, card.name, score_choice.telling(card)).top(1)[0]
+            return best if best in model.heads() else model.heads()[0]
     return model.heads()[0]
 
 
@@ -113,7 +115,7 @@ def all_heads(prompt: Prompt, reading: Reading, head: Head) -> None:
     """What every head has on a part of the prompt, from the same token."""
     st.subheader("All heads from this token")
     sinks = tuple(reading.sinks.any(0).nonzero().flatten().tolist())
-    groups = {"first token": (0,), **prompt.groups} | ({"sinks": sinks} if sinks else {})
+    groups = {"first token": (0,), **prompt.groups} | ({"sinks of any layer": sinks} if sinks else {})
     group = address.choose("Attention on", tuple(groups), name="on", default=_telling(groups))
     table = reading.mass_on(groups[group])
     title = f"attention on {group}, {len(groups[group])} tokens"

@@ -3,6 +3,7 @@
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -14,13 +15,14 @@ from dashboards.theme import PALETTES
 from headscope.heads import Head
 
 _CLICKED = "clicked"
+_TIPS = {"low": "low (95 %)", "high": "high (95 %)", "se": "standard error", "n": "n"}
 _TALLEST, _CELL = 420, 34
 _AROUND = 100
 """Room for title and axis, which the height of a chart includes."""
 
 
 def show(table: pd.DataFrame, *, title: str, alt_text: str, chosen: Head, key: str) -> None:
-    """The map of `table` (layer, head, name, value, and low and high if known); a click chooses the head."""
+    """The map of `table` (layer, head, name, value, and low, high, se and n if known); a click chooses the head."""
     st.altair_chart(
         head_map(table, title=title, chosen=chosen, key=key),
         key=f"map: {key}",
@@ -38,7 +40,7 @@ def head_map(table: pd.DataFrame, *, title: str, chosen: Head, key: str = "") ->
     layers = int(table["layer"].max()) + 1
     edge = alt.condition(alt.datum.name == str(chosen), alt.value(palette.choice), alt.value("transparent"))
     tips = [alt.Tooltip("name:N", title="head"), alt.Tooltip("value:Q", format=".3g")]
-    tips += [alt.Tooltip(f"{end}:Q", format=".3g") for end in ("low", "high") if end in table.columns]
+    tips += [alt.Tooltip(f"{name}:Q", title=said, format=".3g") for name, said in _TIPS.items() if name in table]
     return (
         alt.Chart(_chosen_last(table, chosen), title=alt.TitleParams(title, anchor="start", fontSize=15, limit=420))
         .mark_rect(strokeWidth=3, cursor="pointer")
@@ -64,7 +66,8 @@ def _axis() -> alt.Axis:
 
 
 def _scale(values: pd.Series) -> alt.Scale:
-    low, high = float(values.min()), float(values.max())
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
     if low < 0:
         reach = max(-low, high)
         return alt.Scale(scheme="redblue", domain=[-reach, reach])

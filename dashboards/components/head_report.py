@@ -1,6 +1,7 @@
 """The parts of a head's page."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import altair as alt
 import pandas as pd
@@ -9,6 +10,7 @@ import streamlit as st
 from dashboards.components import address, figure, notice
 from dashboards.head_facts import HeadFacts, sample_values
 from dashboards.plain import plain
+from dashboards.suggested import command, of_model
 from dashboards.theme import PALETTES
 from headscope.figures import causal_bars
 from headscope.heads import Head
@@ -55,21 +57,22 @@ def samples(scores: HeadScores, head: Head) -> None:
     st.caption(plain(said))
 
 
-def removed(found: Mapping[str, HeadFacts], head: Head) -> None:
+def removed(found: Mapping[str, HeadFacts], head: Head, runs: Path, model: str) -> None:
     """What the model could do without it, beside the controls."""
     st.subheader("Without it")
     tables = {name: facts.removal for name, facts in found.items() if len(facts.removal)}
     if not tables:
         notice.empty(
             "No run on this model removed this head. This does, beside random others:",
-            f"headscope ablate --heads {head} --out runs/without-{head}",
+            command("ablate", "heads", *of_model(model), "--heads", head, "--out", runs / f"without-{head}"),
         )
         return
     name = (
         address.choose("Run that removed it", tuple(tables), name="removed") if len(tables) > 1 else next(iter(tables))
     )
     table = tables[name]
-    said = f"{name}: answers right, without {table['removed'].iloc[0]} and beside it the controls"
+    what = ", ".join(filter(None, (table["removed"].iloc[0], table["how"].iloc[0])))
+    said = f"{name}: answers right without {what}, and beside it the controls"
     with notice.guarded():
         figure.show(causal_bars(table, title="answers right"), alt=said, key="head: removed")
 

@@ -122,4 +122,6 @@ def _under(
     after = edited.write(_loaded.model, sample, operators, new_tokens=new_tokens, stop=_example.stop)
     steps = len(_before.steps)
     forced = edited.write(_loaded.model, sample, operators, new_tokens=steps, forced=_before.tokens)
+    if forced.steps.isnan().any():
+        raise UsageError("under these operators the model's numbers overflow (NaN); take smaller factors")
     return after, edited.step_table(_loaded.model, _before, forced.steps)

@@ -1,10 +1,11 @@
 """What a page says where it has nothing to show; text from files is shown as text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import streamlit as st
 
+from dashboards.plain import sendable
 from headscope.costs import is_out_of_memory
 from headscope.errors import HeadscopeError
 
@@ -15,10 +16,16 @@ def empty(text: str, command: str) -> None:
     st.code(command, language="bash", wrap_lines=True)
 
 
+def elsewhere(text: str, runs: Sequence[str], *, alt: str) -> None:
+    """Why there is nothing here, and the runs that have it."""
+    st.info(text, icon=":material/info:")
+    st.dataframe({"run": runs}, hide_index=True, alt=alt)
+
+
 def trouble(what: str, message: str) -> None:
     """What failed, in the page's words, and below it the message, which says what to do."""
     st.error(what, icon=":material/error:")
-    st.text(message)
+    st.text(sendable(message))
 
 
 @contextmanager

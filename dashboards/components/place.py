@@ -10,6 +10,7 @@ from dashboards.components import address, notice
 from dashboards.plain import plain
 from dashboards.reading import RunCard
 from dashboards.settings import Settings
+from dashboards.suggested import command
 from headscope.errors import UsageError
 
 _KEY = "place"
@@ -46,7 +47,7 @@ def choose(settings: Settings) -> None:
             names = {one.name: one for one in cards}
             labels = {one.name: f"{one.name} (damaged)" if one.problem else one.name for one in cards}
             card = names[address.choose("Run", tuple(names), name="run", labels=labels)]
-        st.caption(f"{len(cards)} runs in {plain(settings.runs)}")
+        st.caption(f"{len(cards)} {'run' if len(cards) == 1 else 'runs'} in {plain(settings.runs)}")
     st.session_state[_KEY] = Place(settings, cards, card)
 
 
@@ -60,7 +61,7 @@ def readable_run() -> tuple[Place, RunCard]:
     place = here()
     if place.card is None:
         what = "There are no runs here yet." if place.runs.is_dir() else "The folder of runs does not exist yet."
-        notice.empty(f"{what} This makes a first one:", f"headscope demo --out {place.runs / 'demo'}")
+        notice.empty(f"{what} This makes a first one:", command("demo", "--out", place.runs / "demo"))
         st.stop()
     if place.card.problem:
         notice.trouble("This run cannot be read; choose another in the sidebar.", place.card.problem)

@@ -11,22 +11,35 @@ from dashboards.components import address, figure, head_choice, head_map, notice
 from dashboards.components.place import Place
 from dashboards.plain import plain
 from dashboards.reading import damaged, open_run, run_table, stamp
+from dashboards.suggested import command
 from experiments.probing.report import share_bars
 from headscope.figures import score_scatter
 from headscope.heads import Head
 from headscope.runs import Run
 from probes import ProbeResult
 
+_SHARES = " shares"
+
 
 def nothing(place: Place) -> None:
     """What to do where the chosen run is none of probes."""
     held = [card.name for card in probed.probe_cards(place.cards)]
     if held:
-        st.info("This run holds no probes; choose one in the sidebar that does:", icon=":material/info:")
-        st.dataframe({"run": held}, hide_index=True, alt="Runs that hold probes")
+        what = "This run holds no probes; choose one in the sidebar that does:"
+        notice.elsewhere(what, held, alt="Runs that hold probes")
     else:
-        command = f"headscope probe --set presence --set colour --model zoo:scenes --out {place.runs / 'probes'}"
-        notice.empty("No run here holds probes yet. This makes one:", command)
+        words = (
+            "probe",
+            "--set",
+            "presence",
+            "--set",
+            "colour",
+            "--model",
+            "zoo:scenes",
+            "--out",
+            place.runs / "probes",
+        )
+        notice.empty("No run here holds probes yet. This makes one:", command(*words))
 
 
 def results(runs: Path, name: str) -> dict[str, ProbeResult]:
@@ -85,12 +98,13 @@ def compared(place: Place, name: str, key: str, result: ProbeResult) -> None:
 
 def shares(run: Run, key: str) -> None:
     """What the model itself chooses of a set's options, where that was scored."""
-    table_name = next((name for name in run.table_names() if key.startswith(f"{name.removesuffix(' shares')} ")), "")
-    if not table_name.endswith(" shares"):
+    of_sets = sorted((name for name in run.table_names() if name.endswith(_SHARES)), key=len, reverse=True)
+    table_name = next((name for name in of_sets if key.startswith(f"{name.removesuffix(_SHARES)} ")), "")
+    if not table_name:
         return
     st.subheader("What the model itself chooses")
     with notice.guarded("The shares cannot be shown."):
-        table, title = run_table(run, table_name), table_name.removesuffix(" shares")
+        table, title = run_table(run, table_name), table_name.removesuffix(_SHARES)
         best = table.loc[table["share"].idxmax()]
         said = f"Share of every option of {title}, by likelihood: most often {best['kind']}, {best['share']:.0%}"
         figure.show(share_bars(table, title), alt=said, key="probes: shares")

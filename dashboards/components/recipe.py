@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from dashboards.plain import sendable
 from dashboards.reproduce import Recipe
 
 
@@ -10,6 +11,6 @@ def show(recipe: Recipe) -> None:
     with st.expander("Reproduce this", icon=":material/terminal:"):
         if recipe.command:
             st.caption("On the command line")
-            st.code(recipe.command, language="bash", wrap_lines=True)
+            st.code(sendable(recipe.command), language="bash", wrap_lines=True)
         st.caption("In Python")
-        st.code(recipe.python, language="python", wrap_lines=True)
+        st.code(sendable(recipe.python), language="python", wrap_lines=True)

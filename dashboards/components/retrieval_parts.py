@@ -9,21 +9,24 @@ from dashboards import cached
 from dashboards.atlas import map_caption
 from dashboards.components import address, figure, head_map, notice
 from dashboards.reading import RunCard, open_run
-from dashboards.retrieval_data import SCORE, answers_of, causal_runs, families_of, with_head
+from dashboards.retrieval_data import SCORE, answers_of, causal_runs, families_of, how_removed, with_head
+from dashboards.sink_data import whole
+from dashboards.suggested import command, of_model
 from headscope.figures import causal_bars, frequency_scatter, length_depth_map, score_histogram
 from headscope.heads import Head
 from headscope.runs import Run
 from headscope.scores import HeadScores
 
 
-def nothing(cards: Sequence[RunCard]) -> None:
+def nothing(runs: Path, cards: Sequence[RunCard]) -> None:
     """What to do where the chosen run holds no retrieval scores; ends the page."""
-    if any(SCORE in card.scores for card in cards):
-        st.info("This run holds no retrieval scores; choose one in the sidebar that does:", icon=":material/info:")
-        st.dataframe({"run": [card.name for card in cards if SCORE in card.scores]}, hide_index=True)
+    held = [card.name for card in cards if SCORE in card.scores]
+    if held:
+        what = "This run holds no retrieval scores; choose one in the sidebar that does:"
+        notice.elsewhere(what, held, alt="Runs that hold retrieval scores")
     else:
-        command = "headscope heads retrieval --model zoo:needle --out runs/retrieval"
-        notice.empty("No run here holds retrieval scores yet. This makes one:", command)
+        makes = command("heads", "retrieval", "--model", "zoo:needle", "--out", runs / "retrieval")
+        notice.empty("No run here holds retrieval scores yet. This makes one:", makes)
     st.stop()
 
 
@@ -49,27 +52,36 @@ def places(run: Run, scores: HeadScores, head: Head) -> None:
     """Where the model answers, and where the head copies, by length and depth."""
     st.subheader("By length and depth")
     with notice.guarded("Answers by length and depth cannot be shown."):
-        _, answers = answers_of(run)
+        name, answers = answers_of(run)
+        with whole(run, name):
+            of_answers = length_depth_map(answers)
+            of_head = length_depth_map(with_head(answers, scores, head), str(head))
         left, right = st.columns(2)
         with left:
             said = "Share of answers that are right, by length of the prompt and depth of the needle"
-            figure.show(length_depth_map(answers), alt=said, key="retrieval: answers")
+            figure.show(of_answers, alt=said, key="retrieval: answers")
         with right:
             said = f"Mean score of {head}, by length of the prompt and depth of the needle"
-            figure.show(length_depth_map(with_head(answers, scores, head), str(head)), alt=said, key="retrieval: head")
+            figure.show(of_head, alt=said, key="retrieval: head")
 
 
-def causes(runs: Path, cards: tuple[RunCard, ...], card: RunCard) -> None:
+def causes(runs: Path, cards: Sequence[RunCard], card: RunCard) -> None:
     """What the model answers without heads, beside random others, in this run or another on the same model."""
     st.subheader("Without them")
-    names = causal_runs(runs, cards, card.model, card.name)
+    names = causal_runs(runs, cards, card)
     if not names:
+        words = ("--top", "5", "--from", runs / card.name, "--out", runs / "without-top-5")
         notice.empty(
             "No run on this model removes heads beside controls. This does, for the five best of this run:",
-            f"headscope ablate --top 5 --from {runs / card.name} --out {runs / 'without-top-5'}",
+            command("ablate", "heads", *of_model(card.model), *words),
         )
         return
     name = address.choose("Run with removed heads", names, name="removed")
     with notice.guarded("These conditions cannot be shown."):
+        run = open_run(runs, name)
+        table, how = families_of(run), how_removed(run.facts)
+        with whole(run, "families"):
+            drawn = causal_bars(table, title="answers right")
+            n = f"; n = {table['n'].iloc[0]:g} prompts" if "n" in table else ""
         said = "Share of answers that are right under each condition; dotted: nothing edited; bars of controls in blue"
-        figure.show(causal_bars(families_of(open_run(runs, name)), title="answers right"), alt=said, key="causal")
+        figure.show(drawn, alt=f"{said}{f'; removed: {how}' if how else ''}{n}", key="causal")

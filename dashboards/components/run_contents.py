@@ -39,7 +39,7 @@ def _check(records: object) -> None:
         return
     table = pd.DataFrame(records)
     if "passed" in table:
-        table["passed"] = [{True: "ok", False: "FAILED"}.get(value, "noted") for value in table["passed"]]
+        table["passed"] = [{"True": "ok", "False": "FAILED"}.get(str(value), "noted") for value in table["passed"]]
     st.dataframe(table, hide_index=True, alt="Proof that the hooks do what they claim on this model")
 
 

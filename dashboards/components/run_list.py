@@ -25,7 +25,7 @@ def show(cards: Sequence[RunCard]) -> None:
     if table.empty:
         st.info("No run matches; change the filters.", icon=":material/info:")
         return
-    created = st.column_config.DatetimeColumn(format="D MMM YYYY, HH:mm")
+    created = st.column_config.DatetimeColumn("created (UTC)", format="D MMM YYYY, HH:mm", timezone="UTC")
     st.dataframe(
         table,
         hide_index=True,

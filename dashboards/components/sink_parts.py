@@ -1,6 +1,5 @@
 """The parts of the page on attention sinks."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -13,6 +12,7 @@ from dashboards.atlas import map_caption
 from dashboards.components import address, condition_bars, figure, head_map, notice
 from dashboards.plain import plain
 from dashboards.reading import RunCard
+from dashboards.suggested import command
 from experiments.sinks.removal import Metric
 from headscope.figures import norm_lines
 from headscope.heads import Head
@@ -32,15 +32,16 @@ _CUT = {
 _MEASURED = {"loss": "change in next-token loss (nats)", "kl": "divergence from the plain model (nats)"}
 
 
-def nothing(place_runs: Path, cards: Sequence[RunCard]) -> None:
+def nothing(runs: Path, cards: Sequence[RunCard]) -> None:
     """What to do where the chosen run knows nothing of sinks; ends the page."""
     held = [card.name for card in cards if sink_data.shows_sinks(card)]
     if held:
-        st.info("This run knows nothing of sinks; choose one in the sidebar that does:", icon=":material/info:")
-        st.dataframe({"run": held}, hide_index=True, alt="Runs that hold attention sinks")
+        what = "This run knows nothing of sinks; choose one in the sidebar that does:"
+        notice.elsewhere(what, held, alt="Runs that hold attention sinks")
     else:
-        command = f"headscope heads sinks --out {place_runs / 'sinks'}"
-        notice.empty("No run here knows of sinks yet. This makes one:", command)
+        notice.empty(
+            "No run here knows of sinks yet. This makes one:", command("heads", "sinks", "--out", runs / "sinks")
+        )
     st.stop()
 
 
@@ -123,10 +124,8 @@ def filters(runs: Path, cards: Sequence[RunCard], card: RunCard, chosen: Head | 
     st.subheader("Which heads to calibrate (ACT)")
     names = sink_data.filter_runs(cards, card)
     if not names:
-        model = card.model or "zoo:sinks"
-        command = shlex.join(["headscope", "heads", "filter", "--model", model, "--out", str(runs / "filter")])
-        st.caption("No run on this model calibrates heads one by one. This does:")
-        st.code(command, language="bash", wrap_lines=True)
+        makes = command("heads", "filter", "--model", card.model or "zoo:sinks", "--out", runs / "filter")
+        notice.empty("No run on this model calibrates heads one by one. This does:", makes)
         return
     name = address.choose("Run that chose heads", names, name="filter")
     with notice.guarded("These heads cannot be shown."):

@@ -6,8 +6,10 @@ import streamlit as st
 from dashboards.atlas import map_caption
 from dashboards.components import condition_bars, head_choice, head_link, head_map, notice
 from dashboards.components.place import Place
+from dashboards.plain import plain
 from dashboards.reading import RunCard
-from dashboards.sweep_results import effect_bars, effect_map, metric_of, sweeps, together_of
+from dashboards.suggested import command
+from dashboards.sweep_results import effect_bars, effect_map, metric_of, mode_of, sweeps, together_of
 from headscope.heads import Head
 from headscope.runs import Run
 
@@ -22,17 +24,18 @@ def nothing(place: Place) -> None:
     """What to do where the chosen run holds no sweep."""
     held = sweeps(place.cards)
     if held:
-        st.info("The chosen run holds no finished sweep; choose one in the sidebar that does:", icon=":material/info:")
-        st.dataframe({"run": [card.name for card in held]}, hide_index=True, alt="Runs that hold a sweep")
+        what = "The chosen run holds no finished sweep; choose one in the sidebar that does:"
+        notice.elsewhere(what, [card.name for card in held], alt="Runs that hold a sweep")
     else:
-        command = f"headscope ablate sweep --model zoo:needle --out {place.runs / 'sweep'}"
-        notice.empty("No run here holds a sweep yet. Start one above, or on the command line:", command)
+        makes = command("ablate", "sweep", "--model", "zoo:needle", "--out", place.runs / "sweep")
+        notice.empty("No run here holds a sweep yet. Start one above, or on the command line:", makes)
 
 
 def effects(card: RunCard, run: Run, table: pd.DataFrame) -> None:
     """The map where single heads were taken out, and the largest effects with their intervals."""
     metric, heads = metric_of(run), effect_map(table)
-    st.caption(_MEANS)
+    mode = mode_of(run)
+    st.caption(f"{_MEANS} Taken out: {plain(mode)} ablation of every query." if mode else _MEANS)
     if len(heads):
         choices = sorted(Head(row.layer, row.head) for row in heads.itertuples())
         left, right = st.columns([3, 2], vertical_alignment="bottom")
@@ -41,7 +44,7 @@ def effects(card: RunCard, run: Run, table: pd.DataFrame) -> None:
         with right:
             head_link.show(card.name, head)
         title = f"effect on {metric}"
-        said = map_caption(title, heads.sort_values("value", ascending=False))
+        said = map_caption(title, heads)
         head_map.show(heads, title=title, alt_text=said, chosen=head, key=f"sweep {card.name}")
     first = table.iloc[0]
     said = (

@@ -13,6 +13,7 @@ from dashboards.components import address, caption_strip, condition_bars, head_m
 from dashboards.components.place import Place
 from dashboards.plain import plain, shortened
 from dashboards.reading import RunCard, open_run, run_table
+from dashboards.suggested import command, of_model
 from headscope.heads import Head
 from headscope.runs import Run
 
@@ -30,11 +31,11 @@ def nothing(place: Place) -> None:
     """What to do where the chosen run knows nothing of images."""
     held = [card.name for card in place.cards if SCORE in card.scores]
     if held:
-        st.info("This run has not looked at images; choose one in the sidebar that has:", icon=":material/info:")
-        st.dataframe({"run": held}, hide_index=True, alt="Runs that hold VHD")
+        what = "This run has not looked at images; choose one in the sidebar that has:"
+        notice.elsewhere(what, held, alt="Runs that hold VHD")
     else:
-        command = f"headscope heads vision --model zoo:scenes --out {place.runs / 'vision'}"
-        notice.empty("No run here has looked at images yet. This makes one:", command)
+        makes = command("heads", "vision", "--model", "zoo:scenes", "--out", place.runs / "vision")
+        notice.empty("No run here has looked at images yet. This makes one:", makes)
 
 
 def maps(runs: Path, card: RunCard, chosen: Head) -> None:
@@ -87,7 +88,7 @@ def judgements(runs: Path, cards: Sequence[RunCard], card: RunCard) -> None:
     if not names:
         notice.empty(
             "No run on this model judges what it makes up. This does, with random controls:",
-            f'headscope eval chair --with "VHR(alpha=2)" --out {runs / "chair"}',
+            command("eval", "chair", *of_model(card.model), "--with", "VHR(alpha=2)", "--out", runs / "chair"),
         )
         return
     first, second, third = st.columns(3)

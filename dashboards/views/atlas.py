@@ -10,7 +10,7 @@ from dashboards.reproduce import scores_recipe
 
 st.title("Head atlas")
 place, card = readable_run()
-score = score_choice.choose(card)
+score = score_choice.choose(place.runs, card)
 with notice.guarded("These scores cannot be shown."):
     table = cached.score_map(place.runs, card.name, score)
     scores = cached.scores(place.runs, card.name, score)

@@ -12,7 +12,7 @@ from dashboards.reproduce import head_recipe
 st.title("Head")
 place, card = readable_run()
 with notice.guarded("This head cannot be shown."):
-    score = score_choice.choose(card)
+    score = score_choice.choose(place.runs, card)
     scores = cached.scores(place.runs, card.name, score)
     head = head_choice.choose(scores.heads, scores.top(1)[0])
     st.header(str(head))
@@ -21,7 +21,7 @@ with notice.guarded("This head cannot be shown."):
     found = {name: cached.head_facts(place.runs, name, head) for name in runs_of_model(place.cards, card.name)}
     table = head_report.scores(found, head)
     head_report.samples(scores, head)
-    head_report.removed(found, head)
+    head_report.removed(found, head, place.runs, card.model)
     head_report.tables(found, head)
     downloads.show(f"{card.name}-{head}", table, title=f"{head} in the runs of {card.model or card.name}")
     run = open_run(place.runs, card.name)

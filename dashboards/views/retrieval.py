@@ -12,7 +12,7 @@ from dashboards.retrieval_data import SCORE
 st.title("Retrieval")
 place, card = readable_run()
 if SCORE not in card.scores:
-    retrieval_parts.nothing(place.cards)
+    retrieval_parts.nothing(place.runs, place.cards)
 with notice.guarded("This run's retrieval scores cannot be shown."):
     scores, run = cached.scores(place.runs, card.name, SCORE), open_run(place.runs, card.name)
     left, right = st.columns([3, 2], vertical_alignment="bottom")

@@ -7,6 +7,7 @@ from experiments.commands.classes import classes
 from experiments.commands.dashboard import dashboard
 from experiments.commands.demo import demo
 from experiments.commands.doctor import doctor
+from experiments.commands.export import export
 from experiments.commands.filter import filter_command
 from experiments.commands.generate import generate
 from experiments.commands.overlap import overlap
@@ -24,6 +25,7 @@ def add_to(app: typer.Typer) -> None:
     for command in (dashboard, demo, doctor, generate, patch, probe):
         app.command(command.__name__)(command)
     heads.app.command("sinks")(sinks)
+    heads.app.command("export")(export)
     heads.app.command("filter")(filter_command)
     heads.app.command("classes")(classes)
     heads.app.command("overlap")(overlap)

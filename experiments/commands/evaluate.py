@@ -1,28 +1,34 @@
 """`headscope eval`: does a model make up less under an intervention? POPE and CHAIR, paired, with random controls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import typer
 
-from experiments.compare import Condition
+from experiments.commands.judging_order import JudgingSettings, conditions_of
 from experiments.console import print_json, print_metrics, say
-from experiments.controls import with_controls
+from experiments.executors.labour import Labour
+from experiments.executors.order import Order, model_order
 from experiments.judging import JudgedTask, Judgement, judge
 from experiments.options import (
     AllowPickle,
     BatchTokens,
     Device,
     Dtype,
+    ExecutorName,
     Json,
     Model,
+    NumGpus,
     Out,
+    RayAddress,
     Resume,
     Seed,
     TrustCode,
     With,
+    Workers,
     load_model,
 )
 from experiments.proof import prove
@@ -30,14 +36,7 @@ from experiments.reporting import judgement_sections, write_report
 from headscope.errors import UsageError
 from headscope.model import HookedModel
 from headscope.runs import Run
-from interventions.named import parse_interventions
-from tasks.annotated import AnnotatedImage
-from tasks.chair import CHAIR
-from tasks.coco import read_coco
 from tasks.manifest import check_manifest, manifest, read_manifest, save_manifest
-from tasks.pope import POPE, Split
-from tasks.scenes import scene_captions, scene_pope
-from tasks.synonyms import coco_synonyms, read_synonyms
 
 app = typer.Typer(
     help="Judge hallucination with and without interventions, on your images or on synthetic scenes.",
@@ -81,28 +80,33 @@ def pope(
     device: Device = None,
     dtype: Dtype = "auto",
     resume: Resume = False,
+    executor: ExecutorName = "local",
+    workers: Workers = None,
+    num_gpus: NumGpus = None,
+    ray_address: RayAddress = None,
     trust_remote_code: TrustCode = False,
     allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Yes-or-no questions about objects that are in the image and objects that are not."""
-    splits: tuple[Split, ...] = get_args(Split) if split == "all" else (split,)
-    tasks: dict[str, JudgedTask]
-    if annotations is None:
-        violating = prior == "violating"
-        tasks = {
-            one: scene_pope(limit, one, seed=seed, violating=violating, per_image=per_image or 2) for one in splits
-        }
-    else:
-        annotated = _annotated(annotations, images, None, limit)
-        tasks = {one: POPE(annotated, one, per_image or 3, seed) for one in splits}
-    hooked = load_model(
-        model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+    asked = {
+        "split": split,
+        "annotations": annotations,
+        "images": images,
+        "per_image": per_image,
+        "limit": limit,
+        "seed": seed,
+        "prior": prior,
+    }
+    _evaluate(
+        JudgingSettings("pope", asked, tuple(operators or ()), draws, max_new_tokens, batch_tokens),
+        model,
+        {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle},
+        Labour(executor, workers, num_gpus, ray_address),
+        frozen,
+        seed,
+        Output(out, resume, json),
     )
-    conditions = conditions_of(hooked, operators or (), draws)
-    config = _config(model, tasks, operators, draws, dtype, max_new_tokens)
-    with Run.create(out, command="eval pope", config=config, seeds=[seed], resume=resume) as run:
-        _evaluate(run, hooked, tasks, conditions, frozen, max_new_tokens, batch_tokens, json=json)
 
 
 @app.command("chair")
@@ -131,78 +135,89 @@ def chair(
     device: Device = None,
     dtype: Dtype = "auto",
     resume: Resume = False,
+    executor: ExecutorName = "local",
+    workers: Workers = None,
+    num_gpus: NumGpus = None,
+    ray_address: RayAddress = None,
     trust_remote_code: TrustCode = False,
     allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Captions, and the objects in them that are not in the image."""
-    task = captions_task(annotations, images, captions, synonyms, prompt, limit, seed, prior)
-    hooked = load_model(
-        model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+    asked = {
+        "annotations": annotations,
+        "images": images,
+        "captions": captions,
+        "synonyms": synonyms,
+        "prompt": prompt,
+        "limit": limit,
+        "seed": seed,
+        "prior": prior,
+    }
+    _evaluate(
+        JudgingSettings("chair", asked, tuple(operators or ()), draws, max_new_tokens, batch_tokens),
+        model,
+        {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle},
+        Labour(executor, workers, num_gpus, ray_address),
+        frozen,
+        seed,
+        Output(out, resume, json),
     )
-    conditions = conditions_of(hooked, operators or (), draws)
-    tasks: dict[str, JudgedTask] = {"captions": task}
-    config = _config(model, tasks, operators, draws, dtype, max_new_tokens)
-    with Run.create(out, command="eval chair", config=config, seeds=[seed], resume=resume) as run:
-        _evaluate(run, hooked, tasks, conditions, frozen, max_new_tokens, batch_tokens, json=json)
 
 
-def captions_task(
-    annotations: Path | None,
-    images: Path | None,
-    captions: Path | None,
-    synonyms: Path | None,
-    prompt: str,
-    limit: int,
-    seed: int,
-    prior: str,
-) -> CHAIR:
-    """Captions of the user's annotated images, or of synthetic scenes where none are given."""
-    if annotations is None:
-        return scene_captions(limit, seed=seed, violating=prior == "violating")
-    table = coco_synonyms() if synonyms is None else read_synonyms(synonyms)
-    return CHAIR(_annotated(annotations, images, captions, limit), table, prompt)
+@dataclass(frozen=True)
+class Output:
+    """Where results go, and how they are shown."""
 
-
-def conditions_of(model: HookedModel, texts: Sequence[str], draws: int) -> list[Condition]:
-    """The baseline, and each text's interventions with their random controls; they are tried on the model at once."""
-    conditions = [Condition("none")]
-    for text in texts:
-        interventions = parse_interventions(text)
-        with model.hooks(*interventions):
-            pass  # refuses what the model cannot do before anything is run
-        conditions += with_controls(model, text, interventions, draws=draws)
-    return conditions
+    folder: Path
+    resume: bool
+    json: bool
 
 
 def _evaluate(
-    run: Run,
-    model: HookedModel,
-    tasks: Mapping[str, JudgedTask],
-    conditions: Sequence[Condition],
+    settings: JudgingSettings,
+    model: str,
+    loading: Mapping[str, Any],
+    labour: Labour,
     frozen: Path | None,
-    max_new_tokens: int | None,
-    batch_tokens: int,
-    *,
-    json: bool,
+    seed: int,
+    output: Output,
 ) -> None:
-    _hold_to(run, tasks, model, frozen)
-    counts = {name: len(task.samples(model.processor)) for name, task in tasks.items()}
-    if not json:
-        say(f"{len(conditions)} conditions x {' + '.join(map(str, counts.values()))} answers")
-    prove(run, model, quiet=json)
-    found: dict[str, Judgement] = {}
-    for name, task in tasks.items():
-        found[name] = judge(
-            model,
-            task,
-            conditions,
-            name=name,
-            max_new_tokens=max_new_tokens,
-            batch_tokens=batch_tokens,
-            run=run,
-            progress=not json,
-        )
+    tasks = settings.tasks()
+    hooked = load_model(model, **loading)
+    conditions = conditions_of(hooked, settings.operators, settings.draws)
+    config = {
+        "model": model,
+        "tasks": {name: repr(task) for name, task in tasks.items()},
+        "with": list(settings.operators),
+        "draws": settings.draws,
+        "dtype": loading["dtype"],
+        "max_new_tokens": settings.max_new_tokens,
+    }
+    options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "batch_tokens": settings.batch_tokens}
+    order = Order("eval", model_order(model, **loading), asdict(settings))
+    command = f"eval {settings.benchmark}"
+    with (
+        labour.executor(order) as done_by,
+        Run.create(output.folder, command=command, config=config, seeds=[seed], resume=output.resume) as run,
+    ):
+        _hold_to(run, tasks, hooked, frozen)
+        counts = {name: len(task.samples(hooked.processor)) for name, task in tasks.items()}
+        if not output.json:
+            say(f"{len(conditions)} conditions x {' + '.join(map(str, counts.values()))} answers")
+        prove(run, hooked, quiet=output.json)
+        options |= {"run": run, "executor": done_by, "progress": not output.json}
+        found = {name: judge(hooked, task, conditions, name=name, **options) for name, task in tasks.items()}
+        families = _keep(run, hooked, found)
+    if output.json:
+        return print_json({"conditions": families.to_dict("records"), "out": str(run.path)})
+    for name, one in found.items():
+        print_metrics(one.families(), title=f"{name}: {counts[name]} answers, 95 % intervals over images")
+    return say(f"results and report in {run.path}")
+
+
+def _keep(run: Run, model: HookedModel, found: Mapping[str, Judgement]) -> pd.DataFrame:
+    """Keeps the answers, and all tasks' families of conditions, which come back, and writes the report."""
     families = pd.concat([one.families().assign(task=name) for name, one in found.items()], ignore_index=True)
     answers = pd.concat([one.table.assign(task=name) for name, one in found.items()], ignore_index=True)
     for name, table in {"answers": answers, "families": families}.items():
@@ -210,11 +225,7 @@ def _evaluate(
             run.save_table(name, table)
     sections = [section for name, one in found.items() for section in judgement_sections(name, one)]
     write_report(run, f"{run.facts['command']}: {model.name}", sections)
-    if json:
-        return print_json({"conditions": families.to_dict("records"), "out": str(run.path)})
-    for name, one in found.items():
-        print_metrics(one.families(), title=f"{name}: {counts[name]} answers, 95 % intervals over images")
-    return say(f"results and report in {run.path}")
+    return families
 
 
 def _hold_to(run: Run, tasks: Mapping[str, JudgedTask], model: HookedModel, frozen: Path | None) -> None:
@@ -230,27 +241,3 @@ def _hold_to(run: Run, tasks: Mapping[str, JudgedTask], model: HookedModel, froz
             check_manifest(task, read_manifest(path), model.processor)
         else:
             save_manifest(manifest(task, model.processor), path)
-
-
-def _annotated(annotations: Path, images: Path | None, captions: Path | None, limit: int) -> tuple[AnnotatedImage, ...]:
-    if images is None:
-        raise UsageError(f"--annotations {annotations} is given without --images, the folder that holds its images")
-    return tuple(read_coco(annotations, images, captions_json=captions, limit=limit))
-
-
-def _config(
-    model: str,
-    tasks: Mapping[str, JudgedTask],
-    operators: Sequence[str] | None,
-    draws: int,
-    dtype: str,
-    max_new_tokens: int | None,
-) -> dict[str, object]:
-    return {
-        "model": model,
-        "tasks": {name: repr(task) for name, task in tasks.items()},
-        "with": list(operators or ()),
-        "draws": draws,
-        "dtype": dtype,
-        "max_new_tokens": max_new_tokens,
-    }

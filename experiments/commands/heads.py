@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.console import print_heads, print_json, say
+from experiments.console import print_heads, print_json, print_table, say
 from experiments.options import (
     AllowPickle,
     Device,
@@ -24,12 +24,17 @@ from experiments.options import (
 )
 from experiments.proof import prove
 from experiments.reporting import retrieval_sections, write_report
-from head_analysis import measure_retrieval, read_score_file
+from experiments.rounding import rounded
+from head_analysis import measure_retrieval
 from head_analysis.retrieval import Variant
+from head_analysis.score_files import Format, detect_format, read_head_list, read_score_file
 from headscope.answers import asked_of
 from headscope.runs import Run
+from headscope.score_table import RUN_TABLE, read_head_table, save_head_table, scores_of_table, write_head_table
 from headscope.scores import HeadScores
 from tasks import Needle, Subset
+
+_SHOWN = 20
 
 app = typer.Typer(help="Score all heads of a model, or read published scores.", no_args_is_help=True)
 
@@ -90,24 +95,65 @@ def retrieval(
 
 @app.command("import")
 def import_file(
-    file: Annotated[Path, typer.Argument(help='Published scores: JSON {"layer-head": [scores]}, gzip or not.')],
+    file: Annotated[Path, typer.Argument(help="A file of scores; DuoAttention's may be its folder.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of a new run to keep them in.")] = None,
+    format: Annotated[Format | None, typer.Option(help="Its form, found out by its content unless given.")] = None,
+    model_name: Annotated[str | None, typer.Option(help="Name of the model, where the file does not say it.")] = None,
+    query_heads: Annotated[
+        int | None, typer.Option(help="Query heads a layer, to spread scores of key-value heads over.")
+    ] = None,
     threshold: Annotated[float, typer.Option(help="Heads at or above it are listed.")] = 0.1,
     json: Json = False,
 ) -> None:
-    """Read the score files published with the retrieval-head paper."""
-    scores = read_score_file(file)
+    """Read scores that other projects publish: Retrieval_Head, HeadKV, DuoAttention, QRHead, and head-score tables."""
+    form = format or detect_format(file)
+    if form == "qrhead-list":
+        return import_list(file, model_name, out, json=json)
+    if form == "table":
+        return import_table(file, out, threshold=threshold, json=json)
+    scores = read_score_file(file, model=model_name, format=form, query_heads=query_heads)
     if out is not None:
-        with Run.create(out, command="heads import", config={"file": file.name}) as run:
+        with Run.create(out, command="heads import", config={"file": file.name, "format": form}) as run:
             keep_results(run, scores)
-    show_scores(scores, threshold=threshold, json=json)
+    return show_scores(scores, threshold=threshold, json=json)
+
+
+def import_list(file: Path, model: str | None, out: Path | None, *, json: bool) -> None:
+    """Heads without scores: the run keeps a table of them, and no scores."""
+    found = read_head_list(file, model=model)
+    if out is not None:
+        with Run.create(out, command="heads import", config={"file": file.name, "format": "qrhead-list"}) as run:
+            run.save_table("heads", found.to_dataframe())
+    names = [str(head) for head in found.heads]
+    if json:
+        return print_json({"model": found.meta["model"], "scores": None, "heads": names})
+    return say(f"{len(names)} heads without scores, in the order of the file: {', '.join(names)}")
+
+
+def import_table(file: Path, out: Path | None, *, threshold: float, json: bool) -> None:
+    """A head-score table: the run keeps it as it is, and the means of each model and metric as scores."""
+    table = read_head_table(file)
+    if out is not None:
+        with Run.create(out, command="heads import", config={"file": file.name, "format": "table"}) as run:
+            write_head_table(run.path / f"{RUN_TABLE}.parquet", table)
+            parts = table.groupby(["model", "revision", "metric", "seed", "template"], sort=False, dropna=False)
+            for number, (_, part) in enumerate(parts):
+                name = "retrieval" if parts.ngroups == 1 else f"scores-{number + 1}"
+                run.save_scores(name, scores_of_table(part, source=file.name))
+    if json:
+        return print_json({"heads": table.astype(object).where(table.notna(), None).to_dict("records")})
+    best = table[table["value"] >= threshold].sort_values("value", ascending=False, kind="stable")
+    title = f"{len(best)} of {len(table)} rows at or above {threshold}, intervals as in the file"
+    columns = ["model", "metric", "name", "value", "low", "high", "n"]
+    return print_table(rounded(best[columns].head(_SHOWN)), title=title)
 
 
 def keep_results(run: Run, scores: HeadScores, **tables: object) -> None:
     """The scores, their documented table, and further tables, unless the run holds them already."""
     if "retrieval" not in run.score_names():
         run.save_scores("retrieval", scores)
-    for name, table in {"head_scores": scores.to_dataframe(), **tables}.items():
+    save_head_table(run, [scores])
+    for name, table in tables.items():
         if name not in run.table_names():
             run.save_table(name, table)
 

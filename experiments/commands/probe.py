@@ -10,6 +10,7 @@ from experiments.console import print_json, print_table, say
 from experiments.filtering.choosing import choice_scores
 from experiments.option_shares import option_shares
 from experiments.options import BatchTokens, Device, Dtype, Json, Limit, Model, Out, Resume, Seed, load_model
+from experiments.probing.enough_draws import draws_note, note_on
 from experiments.probing.places import By, Kind, Plan, all_rows, best_of, parse_position, probe_sets
 from experiments.probing.report import probe_sections
 from experiments.probing.sets import SETS, named_sets
@@ -26,9 +27,6 @@ from tasks.choices import ChoiceTask
 from tasks.haystack import refuse_unknown
 from tasks.labelled import Labelled, ProbingSet
 
-_FEWEST = 20
-"""With fewer draws in each layer or head, one that is found alone does not pass the correction for many tests."""
-
 
 def probe(
     out: Out,
@@ -36,8 +34,8 @@ def probe(
         list[str],
         typer.Option(
             "--set",
-            help=f"What to probe: {', '.join(SETS)}, or a .jsonl file with prompt, label and perhaps group on each line; "
-            "give it again for more.",
+            help=f"What to probe: {', '.join(SETS)}, or a .jsonl file with prompt, label and perhaps group and image on "
+            "each line; give it again for more.",
         ),
     ],
     model: Model = "zoo:needle",
@@ -64,6 +62,9 @@ def probe(
         bool, typer.Option("--bits", help="Work out the description length of the labels as well.")
     ] = False,
     chat: Annotated[bool, typer.Option(help="Put prompts of files into the model's chat template.")] = False,
+    images_anywhere: Annotated[
+        bool, typer.Option("--images-anywhere", help="Let images of files lie outside of the file's folder.")
+    ] = False,
     splits: Annotated[int, typer.Option(help="So many seeds in a row for folds, controls and baselines.", min=1)] = 1,
     jobs: Annotated[int, typer.Option(help="Processes that fit probes.", min=1)] = 1,
     batch_tokens: BatchTokens = 8192,
@@ -75,7 +76,7 @@ def probe(
     json: Json = False,
 ) -> None:
     """Probe layers or heads on built-in sets and on files of your own, with controls by default."""
-    chosen = named_sets(sets, limit=limit, seed=seed, chat=chat)
+    chosen = named_sets(sets, limit=limit, seed=seed, chat=chat, anywhere=images_anywhere)
     plan = Plan(
         by=by,
         sites=_among("--site", sites or ("z" if by == "head" else "resid_post"), get_args(FeatureSite)),
@@ -99,6 +100,7 @@ def probe(
         "asked": list(sets),
         "limit": limit,
         "chat": chat,
+        "images_anywhere": images_anywhere,
         "plan": repr(plan),
         "dtype": dtype,
     }
@@ -106,10 +108,8 @@ def probe(
         if not json:
             places = _places(hooked, plan)
             say(_cost(labelled, plan, places))
-            if plan.draws < _FEWEST:
-                say(
-                    f"note: with fewer than {_FEWEST} --draws of the control, a {by} that stands out alone is not found"
-                )
+            if note := draws_note(places, plan.draws, by):
+                say(f"note: {note}")
         prove(run, hooked, quiet=json)
         found = probe_sets(hooked, labelled, plan, run=run, batch_tokens=batch_tokens, jobs=jobs, progress=not json)
         shares = _shares(run, hooked, chosen, batch_tokens, quiet=json)
@@ -122,7 +122,8 @@ def probe(
     if json:
         tables = {key: one.table.to_dict("records") for key, one in found.items()}
         chosen_shares = {name: table.to_dict("records") for name, table in shares.items()}
-        return print_json({"probes": tables, "shares": chosen_shares, "out": str(out)})
+        notes = {key: note for key, one in found.items() if (note := note_on(one))}
+        return print_json({"probes": tables, "shares": chosen_shares, "notes": notes, "out": str(out)})
     print_table(best_of(found), title="best of every probe, beside its control")
     for name, table in shares.items():
         rows = table.round(3).to_dict("records")

@@ -1,7 +1,6 @@
 """`headscope ablate sweep`: every head taken out in turn, exactly, and what that does to the answers."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -23,20 +22,27 @@ from experiments.commands.asking import (
     check_several,
 )
 from experiments.commands.screening import check_screen, screened
+from experiments.commands.sweep_order import SweepSettings
 from experiments.commands.sweep_output import Of, result, show
 from experiments.compare import Comparison
 from experiments.console import print_json, say
+from experiments.executors.labour import Labour
+from experiments.executors.order import Order, model_order
 from experiments.options import (
     BatchTokens,
     Device,
     Dtype,
+    ExecutorName,
     Json,
     Limit,
     Model,
+    NumGpus,
     Out,
+    RayAddress,
     Resume,
     Seed,
     Shard,
+    Workers,
     load_model,
     parse_shard,
 )
@@ -53,7 +59,6 @@ from headscope.errors import UsageError
 from headscope.heads import parse_heads
 from headscope.model import HookedModel
 from headscope.runs import Run
-from interventions import HeadOutputs, head_outputs
 from interventions.ablate import Mode
 
 
@@ -88,12 +93,18 @@ def sweep(
     device: Device = None,
     dtype: Dtype = "auto",
     resume: Resume = False,
+    executor: ExecutorName = "local",
+    workers: Workers = None,
+    num_gpus: NumGpus = None,
+    ray_address: RayAddress = None,
     json: Json = False,
 ) -> None:
     """Take out every head in turn (or pairs, layers, groups) and measure the answer; exact, with what is shared run once.
 
-    Parts of --shard may share one --out (with --resume); whoever finds all parts done sums them up.
+    Parts of --shard may share one --out (with --resume); whoever finds all parts done sums them up. --executor does the
+    cells in several processes, or on a Ray cluster.
     """
+    labour = Labour(executor, workers, num_gpus, ray_address)
     asking = Asking(task, lengths, depths, repeats, needles, haystack, prompts, options, seed=seed, limit=limit)
     share = parse_shard(shard)
     hooked = load_model(model, device=device, dtype=dtype)
@@ -104,7 +115,9 @@ def sweep(
     every = _units(hooked, of, heads, group or ())
     if screen is not None:
         check_screen(hooked, screen, of, heads, metric)
-    ablation = Ablation(mode, _reference(hooked, asking, asked, mode), seed)
+    settings = SweepSettings(asking, mode, metric, batch_tokens, max_new_tokens)
+    ablation = settings.ablation(hooked, asked)
+    order = Order("sweep", model_order(model, device=device, dtype=dtype), settings.facts())
     config = {
         "model": model,
         "task": asking.facts(),
@@ -122,7 +135,10 @@ def sweep(
         "dtype": dtype,
     }
     shared: dict[str, Any] = {"metric": metric, "ablation": ablation, "batch_tokens": batch_tokens, "task": asked.task}
-    with Run.create(out, command="ablate sweep", config=config, seeds=[seed], resume=resume) as run:
+    with (
+        labour.executor(order) as done_by,
+        Run.create(out, command="ablate sweep", config=config, seeds=[seed], resume=resume) as run,
+    ):
         prove(run, hooked, quiet=json)
         screening = None
         if screen is not None:
@@ -130,7 +146,7 @@ def sweep(
             every = units(screening.heads)
         if not json:
             say(_cost(hooked, asked, every, of, share, batch_tokens, room if metric == "score" else 0))
-        shared |= {"run": run, "max_new_tokens": max_new_tokens, "progress": not json}
+        shared |= {"run": run, "max_new_tokens": max_new_tokens, "executor": done_by, "progress": not json}
         found = run_sweep(hooked, asked.samples, every, shard=share, **shared)
         together = None
         if not found.missing:
@@ -158,19 +174,6 @@ def _units(model: HookedModel, of: Of, heads: str, named: Sequence[str]) -> tupl
         chosen = groups({name: text for name, _, text in parts})
     with model.hooks(*(Ablation().of(unit.heads) for unit in chosen)):
         return chosen  # once the model is known to have these heads
-
-
-def _reference(model: HookedModel, asking: Asking, asked: Asked, mode: Mode) -> HeadOutputs | None:
-    """Outputs on other prompts of the task, corrupted ones if there are some, where the mode replaces z by such."""
-    if mode not in ("mean", "resample"):
-        return None
-    other = ask(model, replace(asking, seed=asking.seed + 1_000))
-    if other.samples == asked.samples and not other.counterfactuals:
-        raise UsageError(
-            f"--mode {mode} puts outputs on other text in place, and {asking.name} holds no other; give each line a "
-            "counterfactual, or use --mode zero"
-        )
-    return head_outputs(model, other.counterfactuals or other.samples, seed=asking.seed)
 
 
 def _cost(

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from experiments.commands.evaluate import Annotations, Images, Limit, Prior, captions_task
+from experiments.commands.evaluate import Annotations, Images, Limit, Prior
+from experiments.commands.judging_order import captions_task
 from experiments.console import print_heads, print_json, say
 from experiments.looking import Looking, look, looking_sections
 from experiments.options import (
@@ -23,6 +24,7 @@ from experiments.options import (
 )
 from experiments.proof import prove
 from experiments.reporting import write_report
+from experiments.vhd_by_token import keep_by_token, refuse_large
 from headscope.runs import Run
 
 
@@ -36,6 +38,9 @@ def vision(
     prior: Prior = "violating",
     limit: Limit = 100,
     max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of a description.", min=1)] = None,
+    by_token: Annotated[
+        int, typer.Option(help="Keep VHD of every head at every token of the first so many descriptions.", min=0)
+    ] = 100,
     batch_tokens: BatchTokens = 8192,
     seed: Seed = 0,
     device: Device = None,
@@ -50,13 +55,29 @@ def vision(
     hooked = load_model(
         model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
     )
-    config = {"model": model, "task": repr(task), "dtype": dtype, "max_new_tokens": max_new_tokens}
+    refuse_large(min(by_token, len(task.images)), max_new_tokens or task.answer_tokens, sum(1 for _ in hooked.heads()))
+    config = {
+        "model": model,
+        "task": repr(task),
+        "annotations": annotations,
+        "images": images,
+        "synonyms": synonyms,
+        "prompt": prompt,
+        "prior": prior,
+        "limit": limit,
+        "max_new_tokens": max_new_tokens,
+        "by_token": by_token,
+        "batch_tokens": batch_tokens,
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+        "allow_pickle": allow_pickle,
+    }
     with Run.create(out, command="heads vision", config=config, seeds=[seed], resume=resume) as run:
         if not json:
             say(f"{len(task.images)} descriptions, and about five more passes of each")
         prove(run, hooked, quiet=json)
         found = look(hooked, task, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens, progress=not json)
-        keep_looking(run, found)
+        keep_looking(run, found, by_token=by_token)
         write_report(run, f"What {hooked.name} does with the image", looking_sections(hooked, found))
     if json:
         return print_json(
@@ -68,8 +89,8 @@ def vision(
     return say(f"sink dimensions: {found.sinks.dimensions}\nresults and report in {out}")
 
 
-def keep_looking(run: Run, found: Looking) -> None:
-    """All scores and tables of the study, but for those that the run holds already."""
+def keep_looking(run: Run, found: Looking, *, by_token: int = 100) -> None:
+    """All scores and tables of the study, and VHD by token of so many captions, but for those that the run holds."""
     for name, scores in found.scores.items():
         if name not in run.score_names():
             run.save_scores(name, scores)
@@ -84,3 +105,5 @@ def keep_looking(run: Run, found: Looking) -> None:
     for name, table in tables.items():
         if name not in run.table_names():
             run.save_table(name, table)
+    if by_token:
+        keep_by_token(run, found.vhd.steps[:by_token])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
+from experiments.probing.enough_draws import note_on
 from experiments.probing.places import over_seeds
 from experiments.reporting import Section
 from headscope.figures.layout import KINDS, QUIET, lay_out, plain
@@ -27,6 +28,8 @@ def probe_sections(found: Mapping[str, ProbeResult], shares: Mapping[str, pd.Dat
     for key, one in found.items():
         first = "name" if "name" in one.table else "layer"
         columns = [first, one.measure, *(name for name in (*_NUMBERS, *_FEWER) if name in one.table)]
+        note = note_on(one)
+        sections += [(f"{key}: too few draws", f"{note[0].upper()}{note[1:]}.")] if note else []
         sections += [(key, one.plot()), (f"{key}: all numbers", one.table[columns])]
     if len(found) > len({key.rsplit(" seed ", 1)[0] for key in found}):
         sections.append(("Over seeds", over_seeds(found)))

@@ -18,6 +18,7 @@ from headscope.heads import Head
 from headscope.model import HookedModel
 from headscope.runs import Run
 from headscope.samples import Sample, Task
+from headscope.sharing import Executor, do_work
 
 
 def costliest(found: Sweep, model: HookedModel, k: int) -> tuple[Unit, ...]:
@@ -53,6 +54,7 @@ def beside_random(
     run: Run | None = None,
     task: Task | None = None,
     max_new_tokens: int | None = None,
+    executor: Executor = do_work,
     progress: bool = False,
 ) -> Comparison:
     """The whole model, each treatment, and `draws` random sets of as many heads of the same layers.
@@ -80,6 +82,7 @@ def beside_random(
         part="together ",
         task=task,
         max_new_tokens=max_new_tokens,
+        executor=executor,
         progress=progress,
     )
     values = found.table.rename(columns={"unit": "condition", "value": "score"})

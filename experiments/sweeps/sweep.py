@@ -4,34 +4,20 @@ The effect of a unit on a sample is the metric without it minus the metric of th
 answer needs, if more of the metric is better. All values are exact; what makes them cheap is in `experiments.ablated`.
 """
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from experiments.sweeps.ablated import Ablation
-from experiments.sweeps.cells import WORTH, Cell, cells_of, share_of, together
+from experiments.sweeps.cells import WORTH
 from experiments.sweeps.units import Unit
-from experiments.sweeps.values import (
-    Asked,
-    HookedRunner,
-    LogitValues,
-    Metric,
-    Runner,
-    TaskScores,
-    Values,
-    asked_all,
-    runner_for,
-)
-from headscope.answers import asked_of
+from experiments.sweeps.values import HookedRunner, Metric, Runner, runner_for
+from experiments.sweeps.work import COLUMNS, sweep_work
 from headscope.errors import UsageError
 from headscope.evidence import false_discovery, paired_difference
 from headscope.heads import parse_heads
@@ -40,13 +26,11 @@ from headscope.progress import progress_bar
 from headscope.runs import Run
 from headscope.samples import Sample, Task
 from headscope.scores import HeadScores
-from headscope.sharing import do_cells
+from headscope.sharing import Executor, do_work
 from headscope.tables import html_table
-from tasks.manifest import item_rows
 
 __all__ = ["HookedRunner", "Metric", "Runner", "Sweep", "run_sweep", "runner_for", "sweep_of"]
 
-_COLUMNS = ("unit", "sample", "clean", "value")
 _META = ("model", "revision", "mode", "seed")
 
 
@@ -141,6 +125,7 @@ def run_sweep(
     task: Task | None = None,
     max_new_tokens: int | None = None,
     runner: Runner | None = None,
+    executor: Executor = do_work,
     progress: bool = False,
 ) -> Sweep:
     """The effect of every unit on every sample.
@@ -149,43 +134,34 @@ def run_sweep(
     again; several processes may work on one run, and `part` tells several sweeps in one run apart. `shard` (i, n) does
     the i-th of n shares of the cells, i from 0. The sweep that is returned says what is still missing. `score` needs the
     `task`, and room for the answer (`max_new_tokens`; the task's own if not given). Samples with images cost a whole pass
-    for each unit.
+    for each unit. `executor` may have the cells done by other processes (`experiments.executors`).
 
     Raises UsageError for samples without the answers that the metric needs or longer than the model's context, and for a
     run that holds cells of another sweep; HeadscopeError for logits that are not finite, naming the layer.
     """
-    _check(samples, units, metric, task)
-    ablation = ablation or Ablation()
-    room = asked_of(model, task, max_new_tokens)[1] if task is not None and metric == "score" else 0
-    asked = asked_all(model, samples, metric, room)
-    cells = cells_of(
-        [len(one.ids) for one in asked], units, batch_tokens=batch_tokens, n_layers=model.n_layers, part=part
+    planned = sweep_work(
+        model,
+        samples,
+        units,
+        metric=metric,
+        ablation=ablation,
+        batch_tokens=batch_tokens,
+        part=part,
+        shard=shard,
+        task=task,
+        max_new_tokens=max_new_tokens,
+        runner=runner,
+        worth=math.inf if run is None else WORTH,
     )
-    mine = share_of(cells, shard)
-    meta = {"model": model.name, "revision": model.revision, "mode": ablation.mode, "seed": ablation.seed}
     if run is not None:
-        dtype = str(model.hf.dtype)
-        about = {**meta, "metric": metric, "dtype": dtype, "batch_tokens": batch_tokens, "max_new_tokens": room}
-        run.plan(_plan(part), [cell.key for cell in cells], {**about, **_identified(samples, asked, units)})
-    if task is not None and metric == "score":
-        values = TaskScores(model, ablation, samples, task, room).of
-    else:
-        values = LogitValues(model, runner or runner_for(model, ablation, samples), samples, asked, metric).of
-    named = {cell.key: cell for cell in mine}
-    with progress_bar(sum(cell.rows for cell in mine), "ablating", shown=progress) as update:
-        found = do_cells(
-            run,
-            list(named),
-            partial(_measured, values, named),
-            together=together(mine, worth=math.inf if run is None else WORTH),
-            columns=_COLUMNS,
-            rows={key: cell.rows for key, cell in named.items()},
-            update=lambda key, _: update(named[key].rows),
-        )
+        run.plan(_plan(part), planned.every, planned.about)
+    with progress_bar(sum(planned.rows.values()), "ablating", shown=progress) as update:
+        found = executor(run, planned.work, lambda key, _: update(planned.rows[key]))
     if run is not None:
         return sweep_of(run, part=part)
-    missing = tuple(cell.key for cell in cells if cell.key not in found)
-    return Sweep(_joined(list(found.values())), tuple(units), metric, meta, len(cells), missing)
+    missing = tuple(key for key in planned.every if key not in found)
+    meta = {key: planned.about[key] for key in _META}
+    return Sweep(_joined(list(found.values())), tuple(units), metric, meta, len(planned.every), missing)
 
 
 def sweep_of(run: Run, *, part: str = "") -> Sweep:
@@ -196,72 +172,17 @@ def sweep_of(run: Run, *, part: str = "") -> Sweep:
             f"{run.path} holds no sweep named {_plan(part)!r}; it holds {', '.join(run.plans()) or 'none'}"
         )
     units = tuple(Unit(name, parse_heads(heads)) for name, heads in plan["units"].items())
-    tables = {key: run.finished_cell(key, columns=_COLUMNS) for key in plan["cells"]}
+    tables = {key: run.finished_cell(key, columns=COLUMNS) for key in plan["cells"]}
     missing = tuple(key for key, table in tables.items() if table is None)
     table = _joined([table for table in tables.values() if table is not None])
     return Sweep(table, units, plan["metric"], {key: plan[key] for key in _META}, len(tables), missing)
-
-
-def _check(samples: Sequence[Sample], units: Sequence[Unit], metric: Metric, task: Task | None) -> None:
-    if metric not in get_args(Metric):
-        raise UsageError(f"metric {metric!r} is not known; use one of {', '.join(get_args(Metric))}")
-    if metric == "score" and task is None:
-        raise UsageError("metric 'score' is the task's own score of an answer; give the task, or use another metric")
-    if not samples or not units:
-        raise UsageError(
-            f"{len(samples)} samples and {len(units)} units were given; a sweep needs at least one of each"
-        )
-    names = [unit.name for unit in units]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"unit {twice[0]!r} is given twice; names must differ")
 
 
 def _plan(part: str) -> str:
     return f"sweep {part}".strip()
 
 
-def _identified(samples: Sequence[Sample], asked: Sequence[Asked], units: Sequence[Unit]) -> dict[str, Any]:
-    """What tells this sweep's cells from those of another, as far as it is not in its settings."""
-    told = [
-        [list(one.ids), sample.target, str(sample.meta.get("foil", "")), *row["images"]]
-        for sample, one, row in zip(samples, asked, item_rows(samples), strict=True)
-    ]
-    return {
-        "samples": len(samples),
-        "sha256": hashlib.sha256(json.dumps(told).encode()).hexdigest(),
-        "units": {unit.name: [str(head) for head in unit.heads] for unit in units},
-    }
-
-
-def _measured(
-    values: Callable[[Sequence[int], Sequence[Unit]], Values], named: Mapping[str, Cell], keys: Sequence[str]
-) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Cells of one batch, each with its table as soon as its units are done."""
-    cells = [named[key] for key in keys]
-    places = cells[0].places
-    found = values(places, [unit for cell in cells for unit in cell.units])
-    _, clean = next(found)
-    done: dict[str, dict[str, Tensor]] = {}
-    cell_of = {unit.name: cell for cell in cells for unit in cell.units}
-    for unit, value in found:
-        assert unit is not None  # the whole model comes first, and once
-        cell = cell_of[unit.name]
-        done.setdefault(cell.key, {})[unit.name] = value
-        if len(done[cell.key]) == len(cell.units):
-            yield cell.key, _table(places, clean, done.pop(cell.key))
-
-
-def _table(places: Sequence[int], clean: Tensor, values: Mapping[str, Tensor]) -> pd.DataFrame:
-    columns = {
-        "unit": [unit for unit in values for _ in places],
-        "sample": list(places) * len(values),
-        "clean": clean.double().repeat(len(values)).numpy(),
-        "value": torch.cat([value.double() for value in values.values()]).numpy(),
-    }
-    return pd.DataFrame(columns)
-
-
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The tables below each other with the effect."""
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(_COLUMNS), dtype=float)
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS), dtype=float)
     return table.assign(effect=table["value"] - table["clean"])

@@ -1,27 +1,60 @@
 """Adapters: how hooks reach into the models of each library. Everything above sees `Doors` and nothing else."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from headscope.backends.doors import Doors, TorchDoors
+from headscope.backends.nnsight import TraceDoors, around, is_traced, traced
 from headscope.backends.transformer_lens import BridgeDoors, bridged, is_bridge
 from headscope.errors import UsageError
+from headscope.examples import example_inputs
 
 BackendName = Literal["transformers", "transformer_lens", "nnsight"]
 """`transformers`: the model as it is, the fastest. `transformer_lens`: inside a TransformerBridge. `nnsight`: in traces."""
 
 
-def opened(model: Any, processor: Any) -> tuple[Any, Any, Doors]:
-    """The transformers model inside, its processor, and the ways into it; UsageError for an unknown kind of model."""
+@dataclass(frozen=True)
+class Opened:
+    """A model of any library as hooks need it."""
+
+    hf: Any
+    """The transformers model, or what stands for it."""
+    processor: Any
+    example: Mapping[str, Tensor]
+    """Inputs that the model accepts."""
+    doors: Doors
+
+
+def opened(model: Any, processor: Any, example: Mapping[str, Tensor] | None) -> Opened:
+    """A transformers model, a TransformerBridge or an nnsight model; UsageError for anything else.
+
+    The example is made up if it is not given.
+    """
     if is_bridge(model):
-        inner = getattr(model, "processor", None) or model.tokenizer
-        return model.original_model, inner if processor is None else processor, BridgeDoors(model)
-    return model, processor, TorchDoors()
+        processor = processor or getattr(model, "processor", None) or model.tokenizer
+        hf = model.original_model
+        return Opened(hf, processor, example or example_inputs(hf, processor), BridgeDoors(model))
+    if is_traced(model):
+        processor = processor or getattr(model, "tokenizer", None)
+        example = example or example_inputs(model._module, processor)
+        hf = around(model, example)
+        return Opened(hf, processor, example, TraceDoors(hf))
+    if not isinstance(model, PreTrainedModel):
+        raise UsageError(
+            f"a {type(model).__name__} cannot be hooked; give a model of transformers, a TransformerBridge, or a "
+            "TransformersModel of nnsight"
+        )
+    return Opened(model, processor, example or example_inputs(model, processor), TorchDoors())
 
 
 def wrapped(hf: PreTrainedModel, processor: Any, name: str, backend: str) -> Any:
     """The loaded model as the library wants it; UsageError for an unknown backend."""
     if backend not in get_args(BackendName):
         raise UsageError(f"backend {backend!r} is not known; use one of {', '.join(get_args(BackendName))}")
-    return bridged(hf, processor, name) if backend == "transformer_lens" else hf
+    if backend == "transformer_lens":
+        return bridged(hf, processor, name)
+    return traced(hf, processor) if backend == "nnsight" else hf

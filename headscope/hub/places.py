@@ -148,7 +148,7 @@ def _refusal(place: HubRepository, error: HfHubHTTPError) -> str:
     if isinstance(error, GatedRepoError):
         return f"{place} is gated; ask for access on its page, and {_LOG_IN}"
     if isinstance(error, RepositoryNotFoundError):
-        return f"there is no {place}, or it is private; check the name, and if it is private {_LOG_IN}"
+        return f"there is no dataset repository {place.repo_id}, or it is private; check the name, and if it is private {_LOG_IN}"
     if isinstance(error, RevisionNotFoundError):
         return f"{place} has no revision {place.revision!r}; give a branch, tag or commit of it"
     if isinstance(error, EntryNotFoundError):

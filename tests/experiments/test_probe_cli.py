@@ -143,7 +143,9 @@ def test_options_whose_words_are_not_known_are_left_out(out, capsys):
     assert "48 samples" not in said
     assert "24 samples, 1 passes" in said
     assert "options are not scored (the tokenizer does not know 'yes'" in said
-    assert "with fewer than 20 --draws of the control, a layer that stands out alone is not found" in said
+    assert (
+        "no layer can be found, however well it is read; to find one that stands out alone, 19 draws are enough" in said
+    )
     assert "best of every probe" in said
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from head_analysis.score_files import read_score_file
+from head_analysis.score_files import read_score_file, write_score_file
 from headscope.errors import UsageError
 from headscope.figures import score_histogram
 from headscope.heads import Head
+from headscope.scores import HeadScores
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -69,7 +70,7 @@ def test_small_file_by_hand_in_any_order(tmp_path):
         "model": "toy",
         "task": "needle",
         "source": "toy.json",
-        "format": "Retrieval_Head",
+        "format": "retrieval-head",
         "n": 2,
     }
     assert read_score_file(path, model="Toy 7B").meta["model"] == "Toy 7B"
@@ -85,12 +86,17 @@ def test_gzip_is_known_by_its_content(tmp_path):
     ("table", "said"),
     [
         ("{", "is not JSON"),
-        ("", "is not JSON"),
-        ("[1]", "holds list"),
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("[1]", "has the entry 1"),
+        ('{"0-0": [1], "0-0": [0]}', "says '0-0' twice"),
         ({}, "holds no heads"),
         ({"5_3": [1]}, "has the key '5_3', which is not layer-head"),
         ({"L5H3": [1]}, "has the key 'L5H3'"),
         ({"0-0": [1], "00-1": [1]}, "has the key '00-1'"),
+        ({"0--1": [1]}, "has the key '0--1'"),
+        ({"9" * 5000 + "-0": [1]}, "has the key '9999999"),
+        ("[" * 100_000, "is not JSON"),
         ({"0-0": [1, 2], "0-1": [1]}, "L0H1 has 1 samples but L0H0 has 2"),
         ({"0-0": [1], "1-1": [1], "0-1": [1]}, r"L1H0 is missing from the 2 layers x 2 heads .*\(1 missing in all\)"),
         ({"999999999-0": [1]}, "L0H0 is missing from the 1000000000 layers"),
@@ -98,6 +104,7 @@ def test_gzip_is_known_by_its_content(tmp_path):
         ({"0-0": 1}, "L0H0 has 1 instead"),
         ({"0-0": [1], "0-1": ["a"]}, r"L0H1 has \['a'\] instead"),
         ({"0-0": [True]}, "L0H0 has"),
+        ({"0-0": "0.5"}, "L0H0 has '0.5' instead"),
         ('{"0-0": [NaN]}', "L0H0 has"),
         ('{"0-0": [1e999]}', "L0H0 has"),
     ],
@@ -119,5 +126,33 @@ def test_missing_and_cut_files_say_what_is_wrong(tmp_path):
         with pytest.raises(UsageError, match="is not a whole gzip file"):
             read_score_file(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match="is not JSON"):
+    with pytest.raises(UsageError, match="is not text"):
+        read_score_file(path)
+    with pytest.raises(UsageError, match=r"'xxx.* cannot be read .*too long"):
+        read_score_file("x" * 5000)
+
+
+def test_a_file_that_is_written_is_read_back_the_same_and_in_the_order_loaders_take(tmp_path, mistral):
+    path = tmp_path / "again.json"
+    write_score_file(mistral, path)
+    again = read_score_file(path)
+    assert torch.equal(again.samples, mistral.samples)
+    (line,) = path.read_text().splitlines()  # the project's loaders read one line, and HeadKV's goes by order
+    assert list(json.loads(line)) == [f"{layer}-{head}" for layer in range(32) for head in range(32)]
+    with pytest.raises(UsageError, match="exists and results are never overwritten"):
+        write_score_file(mistral, path)
+    gap = mistral.samples.clone()
+    gap[:, 3, 5] = torch.nan
+    with pytest.raises(UsageError, match=r"L3H5 does not exist in these scores"):
+        write_score_file(HeadScores(gap, "retrieval score"), tmp_path / "gap.json")
+
+
+def test_a_gzip_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("head_analysis.score_files.content._LARGEST", 1000)
+    path = tmp_path / "bomb.json.gz"
+    path.write_bytes(gzip.compress(b" " * 10_000))
+    with pytest.raises(UsageError, match="unpacks to more than"):
+        read_score_file(path)
+    path.write_bytes(b" " * 2000)
+    with pytest.raises(UsageError, match="no score file is that large"):
         read_score_file(path)

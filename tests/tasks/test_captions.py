@@ -126,6 +126,54 @@ def test_words_alone_do_not_tell_what_is_true(knowing):
             assert sorted(re.findall(r"\w+", true.prompt)) == sorted(re.findall(r"\w+", false.prompt))
 
 
+def words_of(caption: str) -> list[str]:
+    return sorted(re.findall(r"\w+", caption))
+
+
+@pytest.mark.parametrize("aspect", ["ownership", "relation", "spatial", "negation"])
+def test_the_true_captions_words_in_another_order_are_an_option(knowing, aspect):
+    for kept, more in zip(
+        CaptionChoices(8, aspect).samples(knowing),
+        CaptionChoices(8, aspect, order="beside").samples(knowing),
+        strict=True,
+    ):
+        options = dict(zip(more.meta["kinds"], more.meta["options"], strict=True))
+        shuffled = options.pop("shuffled")
+        assert options == dict(zip(kept.meta["kinds"], kept.meta["options"], strict=True))
+        assert more.target == kept.target == more.meta["options"][more.meta["answer"]]
+        assert words_of(shuffled) == words_of(kept.target)
+        assert shuffled not in options.values()
+        assert shuffled.endswith(".")
+
+
+@pytest.mark.parametrize("aspect", ["ownership", "relation"])
+def test_all_captions_in_another_order_differ_in_nothing_that_could_be_known(knowing, aspect):
+    kept, control = CaptionChoices(24, aspect), CaptionChoices(24, aspect, order="shuffled")
+    for one, other in zip(kept.samples(knowing), control.samples(knowing), strict=True):
+        before, after = (dict(zip(each.meta["kinds"], each.meta["options"], strict=True)) for each in (one, other))
+        assert {kind: words_of(text) for kind, text in after.items()} == {
+            kind: words_of(text) for kind, text in before.items()
+        }
+        assert words_of(after["true"]) == words_of(after["swapped"])
+        assert len(set(after.values())) == 3
+        assert not set(after.values()) & set(before.values())
+        assert other.target == after["true"]
+    made = control.labelled(knowing)
+    assert Counter(made.labels) == {"true": 24, "false": 24}
+    for true, false in zip(made.samples[::2], made.samples[1::2], strict=True):
+        assert words_of(true.prompt) == words_of(false.prompt)
+        assert true.prompt != false.prompt
+
+
+def test_order_itself_is_a_label(knowing):
+    made = CaptionChoices(12, order="beside").labelled(knowing)
+    assert Counter(made.labels) == {"kept": 12, "shuffled": 12}
+    assert set(Counter(made.groups).values()) == {2}
+    for sample, label in zip(made.samples, made.labels, strict=True):
+        caption = sample.prompt.rsplit("assistant :", 1)[1]
+        assert bool(re.fullmatch(r"the \w+ is \w+ and the \w+ is \w+\.", caption)) == (label == "kept")
+
+
 def test_seeds(processor):
     first, same, other = (
         [one.target for one in CaptionChoices(8, "negation", seed=seed).samples(processor)] for seed in (0, 0, 1)
@@ -140,6 +188,7 @@ def test_what_is_refused(processor, monkeypatch):
     for options, says in (
         ({"aspect": "smell"}, "is not known"),
         ({"rule": "last_token"}, "is not known"),
+        ({"order": "sorted"}, "order 'sorted' is not known; use one of kept, beside, shuffled"),
         ({"n": 0}, "1"),
     ):
         with pytest.raises(UsageError, match=says):

@@ -44,6 +44,23 @@ def test_groups_blank_lines_and_limits(written):
     assert found.labelled(None).groups == ("1", "1", "x")
     assert replace(found, limit=2).labelled(None).labels == ("a", "b")
     assert replace(found, limit=9).labelled(None) == found.labelled(None)
+    assert not found.sees_images
+
+
+def test_line_separators_within_a_text_end_no_line(written):
+    found = written('{"prompt": "one\u2028line", "label": "a"}\r', row("b"))
+    assert found.labelled(None).samples[0].prompt == "one\u2028line"
+
+
+def test_marks_are_texts_or_spans(written):
+    found = written(row("a", marks={"of": "text of", "end": [10, 11]}), row("b"))
+    first, second = found.labelled(None).samples
+    assert [first.prompt[slice(*first.characters(name))] for name in ("of", "end")] == ["text of", "a"]
+    assert second.marks == {}
+    tokenizer = HookedModel.load("zoo:scenes").processor
+    (moved, _) = replace(found, chat=True).labelled(tokenizer).samples
+    assert moved.prompt[slice(*moved.characters("end"))] == "a"
+    assert moved.characters("end") != (10, 11)
 
 
 def test_a_chat_template_writes_prompts(written):
@@ -65,6 +82,11 @@ def test_a_chat_template_writes_prompts(written):
         (({"prompt": "x", "label": [1]},), r"line 1: label is \[1\]"),
         ((row("a"), row(1.5)), "stands beside numbers"),
         ((row("a", group="g"), row("b")), "1 of 2 lines have a group"),
+        ((row("a", marks=["x"]), row("b")), r"line 1: marks is \['x'\]"),
+        ((row("a", marks={"x": [1, "2"]}),), "line 1: marks is"),
+        ((row("a"), row("b", marks={"x": "zebra"})), "line 2: mark 'x' .'zebra'. occurs 0 times"),
+        ((row("a", marks={"x": [3, 99]}),), r"line 1: mark 'x' is \(3, 99\)"),
+        ((row("a", chat="yes"),), "line 1: chat is 'yes'"),
     ],
 )
 def test_what_is_refused(written, rows, says):
@@ -73,8 +95,10 @@ def test_what_is_refused(written, rows, says):
 
 
 def test_a_file_that_is_not_there(tmp_path):
+    found = LabelledFile(tmp_path / "none.jsonl")
+    assert not found.sees_images
     with pytest.raises(UsageError, match="cannot be read"):
-        LabelledFile(tmp_path / "none.jsonl").labelled(None)
+        found.labelled(None)
 
 
 def test_labels_for_each():

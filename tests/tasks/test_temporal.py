@@ -19,7 +19,9 @@ FIXED = [text.replace("{", " ").replace("}", " ") for told in _TOLD.values() for
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return word_level([*FIXED, *ROLES, *OBJECTS, *VERBS, "The the Question: was before after ? Answer:"])
+    return word_level(
+        [*FIXED, *map(str.lower, FIXED), *ROLES, *OBJECTS, *VERBS, "The the Question: was before after ? Answer:"]
+    )
 
 
 def order(text: str) -> list[str]:
@@ -72,6 +74,17 @@ def test_no_part_gives_the_answer_away(tokenizer):
     assert len(Counter(made.groups)) == 6
 
 
+@pytest.mark.parametrize("told", ["connective", "time"])
+def test_shuffled_words_are_the_same_words(tokenizer, told):
+    kept, shuffled = (TemporalOrder(24, told, order=order).samples(tokenizer) for order in ("kept", "shuffled"))
+    for one, other in zip(kept, shuffled, strict=True):
+        (text, question), (moved, same) = (each.prompt.lower().split(" question: ") for each in (one, other))
+        assert sorted(re.findall(r"\w+", text)) == sorted(re.findall(r"\w+", moved))
+        assert text != moved
+        assert (question, one.target, one.meta) == (same, other.target, other.meta)
+        assert other.marks == {}
+
+
 def test_seeds(tokenizer):
     texts = {seed: [one.prompt for one in TemporalOrder(24, seed=seed).samples(tokenizer)] for seed in (0, 1)}
     assert texts[0] == [one.prompt for one in TemporalOrder(48).samples(tokenizer)][:24]
@@ -80,7 +93,12 @@ def test_seeds(tokenizer):
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"n": 0}, "at least 1"), ({"told": "rumour"}, "is not known"), ({"relations": ("during",)}, "are not known")],
+    [
+        ({"n": 0}, "at least 1"),
+        ({"told": "rumour"}, "is not known"),
+        ({"relations": ("during",)}, "are not known"),
+        ({"order": "sorted"}, "order 'sorted' is not known"),
+    ],
 )
 def test_what_is_refused(options, says, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would refuse the word first

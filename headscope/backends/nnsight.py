@@ -1,0 +1,325 @@
+"""nnsight: the same edits made inside traces of a `TransformersModel`.
+
+Under any kernel, nnsight lets the arguments and the result of a model's call of its attention function be read and
+written, so queries, keys, values and mask are taken there and what the handlers return is put in the result's place: rows
+are worked out by the engine, and no n x n pattern is ever asked of the model. Every pass of the model is one trace, and
+every answer one trace with a turn for each token. What a turn touches must be touched in the order in which the model
+runs, which is noted in a pass beforehand.
+"""
+
+import logging
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from headscope.backends.doors import After, AttentionHandler, Before, Remove
+from headscope.backends.transformers import AttentionCall, route_attention
+from headscope.errors import UnsupportedModelError
+
+_SENSES = re.compile(r"(^|[._])(vision|visual|image|vit|audio|speech)")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One moment of a forward pass: a module is called, it calls its attention function, or it returns."""
+
+    kind: Literal["in", "attention", "out"]
+    module: str
+
+
+class TracedModel:
+    """Stands for a transformers model: attributes are those of the model, and calling it runs a trace.
+
+    Hooks that are registered on it are called before and after every pass, at each token of `generate` too.
+    """
+
+    def __init__(self, traced: Any, order: tuple[Event, ...]) -> None:
+        own = vars(self)
+        own["_traced"] = traced
+        own["_order"] = order
+        own["_before"], own["_after"] = [], []
+        own["_edits"] = defaultdict(list)
+        own["_envoys"] = {envoy._module: envoy for envoy in traced.modules()}  # a path may name a child or an output
+        own["_prompted"] = hasattr(traced, "tokenizer")  # takes its inputs as a prompt, not as arguments by name
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        """That of the model, for whoever asks what kind of model this is."""
+        return type(self._traced._module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_traced"]._module, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._traced._module, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._traced._module, name)
+
+    def register_forward_pre_hook(self, hook: Callable, **_: bool) -> "_Handle":
+        """`hook(model, args, kwargs)` before every pass; what it returns is ignored."""
+        return _Handle(self._before, hook)
+
+    def register_forward_hook(self, hook: Callable, **_: bool) -> "_Handle":
+        """`hook()` after every pass, also one that failed."""
+        return _Handle(self._after, hook)
+
+    def __call__(self, **kwargs: Any) -> Any:
+        """One pass, in one trace."""
+        model, turn, found = self._traced, partial(self._turn, kwargs), []
+        with self._around(kwargs):
+            with model.trace(kwargs) if self._prompted else model.trace(**kwargs):
+                turn()
+                found.append(model.output)
+        return found[0]
+
+    def generate(self, **kwargs: Any) -> Tensor:
+        """As of the model; the edits are made at every token."""
+        if self.config.is_encoder_decoder:
+            raise UnsupportedModelError(
+                f"{type(self._traced._module).__name__} reads its prompt in an encoder before the passes that a trace "
+                "follows; generate with backend='transformers'"
+            )
+        model, turns, found = self._traced, _Turns(self), []
+        inputs = {name: value for name, value in kwargs.items() if isinstance(value, Tensor)}
+        settings = {name: value for name, value in kwargs.items() if name not in inputs}
+        with self._around(kwargs), self._images_inside(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*was never reached.*")  # the answer ended before its limit
+            with model.generate(**settings) as tracer:
+                with tracer.invoke(inputs):
+                    for _ in tracer.iter[: settings["max_new_tokens"]]:
+                        turns.next(model.inputs)
+                with tracer.invoke():
+                    found.append(tracer.result)
+        return found[0]
+
+    @contextmanager
+    def _around(self, kwargs: dict[str, Any]) -> Iterator[None]:
+        """The hooks of the whole model; operators among them run passes of their own, which no trace may surround."""
+        try:
+            for hook in list(self._before):
+                hook(self, (), kwargs)
+            yield
+        finally:
+            for hook in list(self._after):
+                hook()
+
+    @contextmanager
+    def _images_inside(self) -> Iterator[None]:
+        """`generate` lets the model's own pass encode images, so that the passes noted and traced are alike."""
+        module = self._traced._module
+        name = "_supports_mm_encoder_outputs"
+        before = vars(module).get(name)
+        setattr(module, name, lambda: False)
+        try:
+            yield
+        finally:
+            delattr(module, name)
+            if before is not None:
+                setattr(module, name, before)
+
+    def _turn(self, kwargs: Mapping[str, Any]) -> None:
+        """Makes the edits of one pass; called inside a trace."""
+        make_edits(self._steps(kwargs))
+
+    def _steps(self, kwargs: Mapping[str, Any]) -> list["_Step"]:
+        seeing = any("pixel" in name and value is not None for name, value in kwargs.items())
+        modules = dict(self._traced._module.named_modules())
+        return [
+            (event.kind, self._envoys[modules[event.module]], list(self._edits[event]))
+            for event in self._order
+            if self._edits.get(event) and (seeing or not _SENSES.search(event.module))
+        ]
+
+
+class _Turns:
+    """The passes of one generation."""
+
+    def __init__(self, model: TracedModel) -> None:
+        self._model = model
+        self._first = True
+
+    def next(self, inputs: tuple[tuple, dict[str, Any]]) -> None:
+        args, kwargs = inputs
+        if not self._first:  # the first one was announced before the trace
+            for hook in list(self._model._before):
+                hook(self._model, args, kwargs)
+        self._first = False
+        self._model._turn(kwargs)
+
+
+class _Handle:
+    """What a registered hook is taken away with."""
+
+    def __init__(self, hooks: list[Any], hook: Any, *, first: bool = False) -> None:
+        self._hooks, self._hook = hooks, hook
+        hooks.insert(0 if first else len(hooks), hook)
+
+    def remove(self) -> None:
+        self._hooks.remove(self._hook)
+
+
+class TraceDoors:
+    """Ways into the modules of a traced model."""
+
+    name = "nnsight"
+
+    def __init__(self, model: TracedModel) -> None:
+        self._model = model
+        self._names = {module: name for name, module in model.named_modules()}
+        self._once = {event for event, times in Counter(model._order).items() if times == 1}
+
+    @contextmanager
+    def attention(self, handlers: Mapping[nn.Module, AttentionHandler]) -> Iterator[None]:
+        """At the calls of attention functions that were seen; once in a pass, or they cannot be told apart."""
+        events = {Event("attention", self._names[module]): handler for module, handler in handlers.items()}
+        removes = [self._put(event, handler) for event, handler in events.items() if event in self._once]
+        try:
+            yield
+        finally:
+            for remove in removes:
+                remove()
+
+    def before(self, module: nn.Module, edit: Before) -> Remove:
+        """The module's inputs."""
+        return self._put(self._event("in", module), edit)
+
+    def after(self, module: nn.Module, edit: After, *, first: bool = False) -> Remove:
+        """The module's output."""
+        return self._put(self._event("out", module), edit, first=first)
+
+    def _event(self, kind: Literal["in", "out"], module: nn.Module) -> Event:
+        event = Event(kind, self._names[module])
+        if event not in self._once:
+            raise UnsupportedModelError(
+                f"{event.module} is called several times in a pass, which a trace cannot tell apart; use "
+                "backend='transformers'"
+            )
+        return event
+
+    def _put(self, event: Event, edit: Any, *, first: bool = False) -> Remove:
+        return _Handle(self._model._edits[event], edit, first=first).remove
+
+
+def is_traced(model: object) -> bool:
+    """Whether a model is one of nnsight; nnsight is not imported to find out."""
+    return any(kind.__module__.startswith("nnsight.") for kind in type(model).__mro__)
+
+
+def traced(hf: Any, processor: Any) -> Any:
+    """A loaded model as one of nnsight; it stays as it is."""
+    from nnsight import NNsight, TransformersModel
+
+    if not hf.can_generate():
+        return NNsight(hf)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    with _quiet("transformers.pipelines.base"):  # that a model with images is none for text alone, which is of no use here
+        return TransformersModel(hf, tokenizer=tokenizer, task="text-generation", dispatch=True)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def around(model: Any, example: Mapping[str, Tensor]) -> TracedModel:
+    """A user's own model of nnsight as a traced model; UnsupportedModelError if its weights are not loaded."""
+    module = model._module
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise UnsupportedModelError(
+            "this nnsight model is not dispatched, so it has no weights to run with; call model.dispatch(), or load it "
+            "with dispatch=True"
+        )
+    return TracedModel(model, _order(module, example))
+
+
+def _order(hf: nn.Module, example: Mapping[str, Tensor]) -> tuple[Event, ...]:
+    """The events of one pass, in order."""
+    events: list[Event] = []
+    names = {module: name for name, module in hf.named_modules() if name}
+    handles = []
+    for module, name in names.items():
+        handles.append(module.register_forward_pre_hook(partial(_note, events, Event("in", name)), with_kwargs=True))
+        handles.append(module.register_forward_hook(partial(_note, events, Event("out", name))))
+
+    def note(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        events.append(Event("attention", names[call.module]))
+        return call.fused()
+
+    try:
+        with torch.no_grad(), route_attention(dict.fromkeys(names, note)):
+            hf(**example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(events)
+
+
+def _note(events: list[Event], event: Event, *_: object) -> None:
+    events.append(event)
+
+
+_Step = tuple[Literal["in", "attention", "out"], Any, list[Any]]
+"""What is done at one moment of a pass: its kind, the module in the trace, and the edits in order."""
+
+
+def make_edits(steps: Sequence[_Step]) -> None:
+    """Makes the edits of one pass; called inside a trace."""
+    for kind, envoy, edits in steps:
+        if kind == "in":
+            given = edited = envoy.inputs
+            for edit in edits:
+                edited = edit(*edited) or edited
+            if edited is not given:
+                envoy.inputs = edited
+        elif kind == "out":
+            given = edited = envoy.output
+            for edit in edits:
+                after = edit(edited)
+                edited = edited if after is None else after
+            if edited is not given:
+                envoy.output = edited
+        else:
+            (handler,) = edits  # a module has one handler, which makes all edits of its attention
+            _handle(_attention_function(envoy), handler)
+
+
+def _handle(function: Any, handler: AttentionHandler) -> None:
+    args, kwargs = function.inputs
+    module, query, key, value, *rest = args
+    options = dict(kwargs)
+    mask = rest[0] if rest else options.pop("attention_mask", None)
+    given = (query, key, value)
+
+    def own(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
+        if any(new is not old for new, old in zip((query, key, value), given, strict=True)):
+            changed = (module, query, key, value, *rest)
+            function.inputs = (changed, kwargs)
+        return function.output
+
+    function.output = handler(AttentionCall(own, module, query, key, value, mask, options))
+
+
+def _attention_function(envoy: Any) -> Any:
+    """Where a module calls its attention function: the last name of that kind, the first ones being its look-up."""
+    source = envoy.source
+    names = [name for name in source.names if re.fullmatch(r"attention_interface_\d+", name)]
+    if not names:
+        raise UnsupportedModelError(
+            f"nnsight sees no call of an attention function in {envoy.path}; use backend='transformers'"
+        )
+    return getattr(source, max(names, key=lambda name: int(name.rsplit("_", 1)[1])))
