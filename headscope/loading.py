@@ -14,6 +14,9 @@ from headscope.costs import Cost, require_memory
 from headscope.errors import UsageError
 from headscope.zoo import zoo_folder
 
+DeviceMap = str | dict[str, str | int]
+"""`auto`, `balanced`, `sequential`, or the device of each named module, as transformers takes it."""
+
 
 def load_pretrained(
     name_or_path: str | Path,
@@ -23,24 +26,30 @@ def load_pretrained(
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    device_map: DeviceMap | None = None,
 ) -> tuple[PreTrainedModel, Any]:
-    """Model in eval mode on `device`, and its processor (tokenizer for text models), or None if it ships none.
+    """Model in eval mode on `device`, or spread as `device_map` says; and its processor (a tokenizer for text), or None.
 
     Weights are read from safetensors only unless `allow_pickle`; code that comes with a model runs only with
     `trust_remote_code`. UsageError for a path, name, dtype or device that does not exist, for missing weights, and for a
     folder whose weights the device has no memory for.
     """
-    source, kind, place = _source(str(name_or_path)), _dtype(dtype), _device(device)
+    source, kind = _source(str(name_or_path)), _dtype(dtype)
+    if device_map is not None and device is not None:
+        raise UsageError(f"device {device!r} and device_map {device_map!r} were both given; give one of them")
+    place = _device(device)
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(source, **common)
-        _refuse_too_large(source, config, kind, place)
+        if device_map is None:
+            _refuse_too_large(source, config, kind, place)
         hf, report = _auto_class(config).from_pretrained(
             source,
             config=config,
             dtype=kind,
             use_safetensors=None if allow_pickle else True,
             output_loading_info=True,
+            **({} if device_map is None else {"device_map": device_map}),
             **common,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -51,8 +60,9 @@ def load_pretrained(
             f"{source} lacks {len(missing)} weights that a {type(hf).__name__} has ({', '.join(missing[:3])}, ...); they "
             "would be random numbers, so it is refused: get the complete checkpoint, or fix `architectures` in its config"
         )
+    hf.eval()
     try:
-        hf = hf.eval().to(place)
+        hf = hf if device_map is not None else hf.to(place)
     except RuntimeError as error:
         raise UsageError(f"device {str(place)!r} cannot be used: {str(error).splitlines()[0]}") from error
     return hf, _processor(source, common)

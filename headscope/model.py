@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -22,7 +23,7 @@ from headscope.generation import Generation, continued
 from headscope.heads import Head
 from headscope.hooks import Intervention, Reader, Site, Where
 from headscope.images.layout import ImageLayout
-from headscope.loading import load_pretrained
+from headscope.loading import DeviceMap, load_pretrained
 from headscope.progress import progress_bar
 from headscope.prompting import Hook, Operator, in_force
 from headscope.recording import Keep, MassReader, group_places
@@ -63,8 +64,8 @@ class HookedModel:
     ) -> None:
         """`hf` is a transformers model, a TransformerBridge of TransformerLens, or a TransformersModel of nnsight.
 
-        Costs two forward passes of `example` (made up if not given). Raises UnsupportedModelError if no attention layer can be hooked, or if one cannot be reproduced from its
-        inputs; UsageError for a model in training mode.
+        Costs two forward passes of `example` (made up if not given). Raises UnsupportedModelError if no attention
+        layer can be hooked, or if one cannot be reproduced from its inputs; UsageError for a model in training mode.
         """
         inside = opened(hf, processor, example)
         hf = inside.hf
@@ -95,10 +96,14 @@ class HookedModel:
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
         backend: BackendName = "transformers",
+        device_map: DeviceMap | None = None,
     ) -> "HookedModel":
         """A model from a folder, the hub, or the zoo (`zoo:needle`), in eval mode; device is CUDA where there is one.
 
-        `backend` names the library whose model is hooked (see `headscope.backends`): the numbers are the same. Weights are read from safetensors only unless `allow_pickle`. Raises UsageError for what does not exist.
+        `backend` names the library whose model is hooked (see `headscope.backends`): the numbers are the same.
+        `device_map` (`"auto"`, or a dictionary of modules) spreads a model that is too large for one device over all
+        there are, with accelerate, and stands in the place of `device`. Weights are read from safetensors only unless
+        `allow_pickle`. Raises UsageError for what does not exist.
         """
         hf, processor = load_pretrained(
             name_or_path,
@@ -107,8 +112,11 @@ class HookedModel:
             revision=revision,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
+            device_map=device_map,
         )
-        return cls(wrapped(hf, processor, str(name_or_path), backend), processor, name=str(name_or_path), revision=revision)
+        return cls(
+            wrapped(hf, processor, str(name_or_path), backend), processor, name=str(name_or_path), revision=revision
+        )
 
     def __repr__(self) -> str:
         stacks = ", ".join(f"{s}: {len(self.layers(s))} x {self.sites_of(s)[0].n_heads} heads" for s in self.stacks)
@@ -477,8 +485,9 @@ class HookedModel:
         if site is None or site.projection is None:
             raise UnsupportedModelError(f"{self.name} has no output projection that takes the heads of layer {layer}")
         module = self.hf.get_submodule(site.projection)
-        weight = module.weight if isinstance(module, Conv1D) else module.weight.T
-        return weight.reshape(site.n_heads, site.d_head, -1)
+        with align_module_device(module):  # a weight that is kept elsewhere is fetched
+            weight = module.weight if isinstance(module, Conv1D) else module.weight.T
+            return weight.reshape(site.n_heads, site.d_head, -1)
 
     def output_bias(self, layer: int, stack: str | None = None) -> Float[Tensor, " d_model"] | None:
         """The bias of W_O in one layer, which is no head's; None without one."""

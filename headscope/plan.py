@@ -37,7 +37,12 @@ def followed(hf: PreTrainedModel, flow: Flow) -> Iterator[None]:
 
 @contextmanager
 def installed(
-    hf: PreTrainedModel, sites: Sequence[AttentionSite], main_stack: str, hooks: Sequence[Hook], flow: Flow, doors: Doors
+    hf: PreTrainedModel,
+    sites: Sequence[AttentionSite],
+    main_stack: str,
+    hooks: Sequence[Hook],
+    flow: Flow,
+    doors: Doors,
 ) -> Iterator[None]:
     """The hooks are in place inside the block, in order, and gone after it; `flow` must be following the model."""
     modules = dict(hf.named_modules())
@@ -93,7 +98,7 @@ class _Attention:
         if self.rows:
             out = edit_rows(x, out, self._row_edits(ctx, out.device))
         for hook in self.z:
-            out = _edited(hook, out, ctx, _heads(hook, self.site), self.flow)
+            out = edited(hook, out, ctx, _heads(hook, self.site), self.flow)
         return out, weights
 
     def edit_pattern(self, x: AttentionInputs, pattern: Tensor) -> Tensor:
@@ -107,7 +112,7 @@ class _Attention:
         return self.flow.context(self.site.stack, self.site.layer, tuple(range(query.shape[1])), shape)
 
     def _row_edits(self, ctx: Context, device: torch.device) -> list[RowEdit]:
-        return [_row_edit(hook, self.site, ctx, self.flow, device) for hook in self.rows]
+        return [row_edit(hook, self.site, ctx, self.flow, device) for hook in self.rows]
 
 
 def _without_phase(hook: Intervention) -> Intervention:
@@ -131,12 +136,13 @@ def _input_edited(
         nowhere = torch.zeros_like(ctx.key_positions, dtype=torch.bool)
         ctx = replace(ctx, positions=ctx.key_positions, decode=nowhere, image=ctx.image_keys)
     act = getattr(call, argument).transpose(1, 2)
-    edited = _edited(hook, act, ctx, heads, flow)
-    changed: dict[str, Any] = {argument: edited.transpose(1, 2)}
-    return call if edited is act else replace(call, **changed)
+    after = edited(hook, act, ctx, heads, flow)
+    changed: dict[str, Any] = {argument: after.transpose(1, 2)}
+    return call if after is act else replace(call, **changed)
 
 
-def _row_edit(hook: Intervention, site: AttentionSite, ctx: Context, flow: Flow, device: torch.device) -> RowEdit:
+def row_edit(hook: Intervention, site: AttentionSite, ctx: Context, flow: Flow, device: torch.device) -> RowEdit:
+    """One intervention on the rows of one attention call, as the engine takes it."""
     heads = _heads(hook, site)
 
     def edit(rows: Tensor, columns: Tensor, active: Tensor, visible: Tensor) -> Tensor:
@@ -145,7 +151,7 @@ def _row_edit(hook: Intervention, site: AttentionSite, ctx: Context, flow: Flow,
     return RowEdit(heads, flow.asked(hook, ctx).active.to(device), edit, stage=hook.site)  # type: ignore[arg-type]
 
 
-def _edited(hook: Intervention, act: Tensor, ctx: Context, heads: Sequence[int] | None, flow: Flow) -> Tensor:
+def edited(hook: Intervention, act: Tensor, ctx: Context, heads: Sequence[int] | None, flow: Flow) -> Tensor:
     """`act` [batch query head d] (or [batch query d]) after one intervention on the queries and heads it asked for."""
     active, columns, everything = flow.asked(hook, ctx)
     if not len(columns):
@@ -189,8 +195,8 @@ def _edit_stream(
         split = new.reshape(*new.shape[:2], site.n_heads, site.d_head) if by_head else new
         shape = (split.shape[0], split.shape[1], split.shape[1])
         ctx = flow.context(site.stack, site.layer, tuple(heads or ()), shape)
-        edited = _edited(hook, split, ctx, heads, flow)
-        new = new if edited is split else edited.reshape(new.shape)
+        after = edited(hook, split, ctx, heads, flow)
+        new = new if after is split else after.reshape(new.shape)
     if new is act or (flat and new.data_ptr() == act.data_ptr()):
         return None
     return put_back(new.squeeze(0) if flat else new)

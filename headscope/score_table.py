@@ -162,7 +162,7 @@ def _check_rows(frame: pd.DataFrame, source: str) -> None:
 def _typed(column: Any, name: str, source: str) -> Any:
     wanted = _COLUMNS[name]
     fits = {
-        _TEXT: lambda kind: pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or _is_words(kind),
+        _TEXT: _is_text,
         _WHOLE: lambda kind: pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind),
         _NUMBER: lambda kind: pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind),
     }[wanted]
@@ -174,8 +174,9 @@ def _typed(column: Any, name: str, source: str) -> Any:
     raise UsageError(f"{source}: the column {name} holds {column.type}, a head-score table has {wanted} there")
 
 
-def _is_words(kind: Any) -> bool:
-    return pyarrow.types.is_dictionary(kind) and pyarrow.types.is_string(kind.value_type)
+def _is_text(kind: Any) -> bool:
+    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
 
 
 def _as_arrow(table: pd.DataFrame, source: str) -> Any:
@@ -211,4 +212,5 @@ def _check_schema(about: bytes | None, path: Path) -> None:
 
 
 def _origin(values: Any) -> dict[str, Any]:
-    return {name: None if pd.isna(value) else value for name, value in zip(_ORIGIN, values, strict=True)}
+    found = {name: None if pd.isna(value) else value for name, value in zip(_ORIGIN, values, strict=True)}
+    return found | {"seed": None if found["seed"] is None else int(found["seed"])}

@@ -63,9 +63,7 @@ class AttentionSite:
     that q, k and v cannot be edited there and hidden keys not be shown."""
 
 
-def discover(
-    hf: nn.Module, example: Mapping[str, Tensor], doors: Doors | None = None
-) -> tuple[AttentionSite, ...]:
+def discover(hf: nn.Module, example: Mapping[str, Tensor], doors: Doors | None = None) -> tuple[AttentionSite, ...]:
     """Every attention layer that runs on `example`, by stack and layer; UnsupportedModelError if none can be hooked.
 
     Costs two forward passes of the example: one with all attention rows of one layer at a time, one for `sublayers`.

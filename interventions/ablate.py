@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from headscope.bridge_hooks import ForBridges
 from headscope.errors import UsageError
 from headscope.heads import Head, parse_heads
 from headscope.hooks import Context, Phase, Site, Where
@@ -26,7 +27,7 @@ Mode = Literal["zero", "mean", "resample", "uniform"]
 
 
 @dataclass(frozen=True)
-class Ablate:
+class Ablate(ForBridges):
     """Removes the given heads (`"L2H5, L3H0"`, or any list of heads) in prefill, decode, or both (`phase=None`).
 
     `reference` holds the outputs that `mean` and `resample` draw on (`interventions.head_outputs`). Raises UsageError

@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from headscope.bridge_hooks import ForBridges
 from headscope.engine.inputs import AttentionInputs
 from headscope.errors import UsageError
 from headscope.heads import Head, parse_heads
@@ -44,7 +45,7 @@ _FIRST_LAYER = 2
 
 
 @dataclass(frozen=True)
-class ACT:
+class ACT(ForBridges):
     """Lowers the attention of sinks to the share `beta`, in the given heads or in all heads of the layers.
 
     By default those are all layers but the first two and the last, as the released code has it for Llama; where heads are

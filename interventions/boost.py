@@ -18,6 +18,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from headscope.bridge_hooks import ForBridges
 from headscope.errors import UsageError
 from headscope.heads import Head, parse_heads
 from headscope.hooks import Context, Site, Where
@@ -29,7 +30,7 @@ _FIRST_LAYER = 2
 
 
 @dataclass(frozen=True)
-class ImageBoost:
+class ImageBoost(ForBridges):
     """Raises the scores of image keys by `alpha` times their size, for the query that chooses a token.
 
     0.2 is what the commands of the released code use. `heads` and `layers` narrow it; by default all heads of all

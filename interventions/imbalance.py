@@ -33,6 +33,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from headscope.bridge_hooks import ForBridges
 from headscope.engine.inputs import AttentionInputs
 from headscope.engine.mass import group_mass
 from headscope.errors import UsageError
@@ -48,7 +49,7 @@ _BETA = {"released": 0.3, "paper": 0.4}
 
 
 @dataclass(frozen=True)
-class ImbalanceFix:
+class ImbalanceFix(ForBridges):
     """Raises scores of local image tokens by `alpha` times their size, of summary tokens by `beta` times.
 
     `local` is the share of a sample's image tokens that are local, `spatial` the share that the paper's variant adds.

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from headscope.bridge_hooks import ForBridges
 from headscope.errors import UsageError
 from headscope.heads import Head, parse_heads
 from headscope.hooks import Context, Phase, Region, Site, Where
@@ -28,7 +29,7 @@ Keys = Literal["image", "text"]
 
 
 @dataclass(frozen=True)
-class KnockOut:
+class KnockOut(ForBridges):
     """`queries` no longer see `keys`, in every layer from `from_layer` on.
 
     `keys` and `queries` are groups of tokens by name, or places in the prompt, negative ones counted from its end

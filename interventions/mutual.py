@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from headscope.bridge_hooks import ForBridges
 from headscope.heads import Head, parse_heads
 from headscope.hooks import Context, Site, Where
 from headscope.model import HookedModel
@@ -24,7 +25,7 @@ from interventions.places import image_columns, image_keys
 
 
 @dataclass(frozen=True)
-class MutualMask:
+class MutualMask(ForBridges):
     """Shows image queries the question behind the image as well; in all layers and heads unless some are named.
 
     A sample without an image, or without text behind it, is left alone. UsageError for models without image tokens.

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from headscope.bridge_hooks import ForBridges
 from headscope.errors import UsageError
 from headscope.heads import Head, parse_heads
 from headscope.hooks import HEAD_SITES, INPUT_SITES, Context, Site, Where
@@ -73,7 +74,7 @@ def aligned(
 
 
 @dataclass(frozen=True)
-class Patch:
+class Patch(ForBridges):
     """The activations in `source` instead of the run's own; row i of a batch gets those of sample i.
 
     `heads` (`"L2H5, L3H0"`) and `layers` narrow it, and so do `positions`: places in the prompt, negative ones from

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from headscope.bridge_hooks import ForBridges
 from headscope.engine.inputs import AttentionInputs
 from headscope.engine.rows import pattern_rows
 from headscope.errors import UsageError
@@ -26,7 +27,7 @@ from headscope.prompting import Prompt
 
 
 @dataclass(frozen=True)
-class RecycledAttention:
+class RecycledAttention(ForBridges):
     """Decoding with `keep` keys a key head, chosen anew at every `every`-th step, in all layers or the given ones.
 
     The paper is reported to take 50 steps and 4096 keys for retrieval, 10 steps for plain text. UsageError for fewer keys

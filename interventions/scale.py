@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from headscope.bridge_hooks import ForBridges
 from headscope.heads import Head, parse_heads
 from headscope.hooks import Context, Phase, Site, Where
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(ForBridges):
     """z of the given heads times `factor`, in prefill, decode, or both; attention rows are left alone."""
 
     heads: tuple[Head, ...]

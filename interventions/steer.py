@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from headscope.bridge_hooks import ForBridges
 from headscope.errors import UsageError
 from headscope.heads import Head
 from headscope.hooks import HEAD_SITES, INPUT_SITES, Context, Phase, Region, Site, Where
@@ -28,7 +29,7 @@ _Edit = TypeVar("_Edit", bound="_Along")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class _Along:
+class _Along(ForBridges):
     """Directions of heads or layers, and the queries at which they count."""
 
     directions: Vectors = field(repr=False)

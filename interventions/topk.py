@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headscope.bridge_hooks import ForBridges
 from headscope.errors import UsageError
 from headscope.heads import Head, parse_heads
 from headscope.hooks import Context, Phase, Site, Where
 
 
 @dataclass(frozen=True)
-class TopKeys:
+class TopKeys(ForBridges):
     """Each query sees only its `k` keys of largest score, head by head; all of them where it sees no more than k.
 
     In prefill and decode unless a phase is named, in all heads or the given ones. UsageError for a k below 1.

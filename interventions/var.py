@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from head_analysis.sinks import relative_threshold, sink_dimensions, sink_tokens
+from headscope.bridge_hooks import ForBridges
 from headscope.errors import UsageError
 from headscope.hooks import Context, Site, Where
 from headscope.model import HookedModel
@@ -37,7 +38,7 @@ _FIRST_LAYER = 2
 
 
 @dataclass(frozen=True)
-class VAR:
+class VAR(ForBridges):
     """Moves attention from sinks to the image.
 
     `rho_nonsink`: least share of a query's image attention that lies on image tokens which are no sinks. `p_moved`:

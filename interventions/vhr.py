@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from head_analysis.vision import divergence
+from headscope.bridge_hooks import ForBridges
 from headscope.errors import UsageError
 from headscope.heads import Head, parse_heads
 from headscope.hooks import Context, Site, Where
@@ -39,7 +40,7 @@ _LAST_SHARE = 14 / 32
 
 
 @dataclass(frozen=True)
-class VHR:
+class VHR(ForBridges):
     """Multiplies z of the heads that react to the image by `alpha`; heads are chosen for every sample from its prompt.
 
     With `heads` these are scaled instead and nothing is chosen. `layers` are those of the paper, scaled to the model's

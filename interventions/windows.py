@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from headscope.bridge_hooks import ForBridges
 from headscope.errors import UsageError
 from headscope.heads import Head, parse_heads
 from headscope.hooks import Context, Phase, Site, Where
 
 
 @dataclass(frozen=True)
-class SinkWindow:
+class SinkWindow(ForBridges):
     """Each query sees the first `sinks` tokens and the last `recent` ones, in all heads or the given ones.
 
     In prefill and decode unless a phase is named: with `phase="decode"` the prompt is read in full. UsageError for a

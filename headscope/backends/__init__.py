@@ -14,7 +14,7 @@ from headscope.errors import UsageError
 from headscope.examples import example_inputs
 
 BackendName = Literal["transformers", "transformer_lens", "nnsight"]
-"""`transformers`: the model as it is, the fastest. `transformer_lens`: inside a TransformerBridge. `nnsight`: in traces."""
+"""`transformers`: the model as it is, and fastest. `transformer_lens`: in a TransformerBridge. `nnsight`: in traces."""
 
 
 @dataclass(frozen=True)

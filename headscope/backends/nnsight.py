@@ -75,10 +75,9 @@ class TracedModel:
     def __call__(self, **kwargs: Any) -> Any:
         """One pass, in one trace."""
         model, turn, found = self._traced, partial(self._turn, kwargs), []
-        with self._around(kwargs):
-            with model.trace(kwargs) if self._prompted else model.trace(**kwargs):
-                turn()
-                found.append(model.output)
+        with self._around(kwargs), model.trace(kwargs) if self._prompted else model.trace(**kwargs):
+            turn()
+            found.append(model.output)
         return found[0]
 
     def generate(self, **kwargs: Any) -> Tensor:
@@ -221,7 +220,7 @@ def traced(hf: Any, processor: Any) -> Any:
     if not hf.can_generate():
         return NNsight(hf)
     tokenizer = getattr(processor, "tokenizer", processor)
-    with _quiet("transformers.pipelines.base"):  # that a model with images is none for text alone, which is of no use here
+    with _quiet("transformers.pipelines.base"):  # says that a model with images is none for text
         return TransformersModel(hf, tokenizer=tokenizer, task="text-generation", dispatch=True)
 
 

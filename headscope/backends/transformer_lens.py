@@ -76,8 +76,8 @@ def bridged(hf: Any, processor: Any, name: str) -> Any:
         if "supported architecture" in reason:
             reason = "it has no adapter for this architecture"
         raise UnsupportedModelError(
-            f"TransformerLens cannot wrap {name} ({type(hf).__name__}): {reason.rstrip('.')}; use backend='transformers', "
-            "which needs no adapter"
+            f"TransformerLens cannot wrap {name} ({type(hf).__name__}): {reason.rstrip('.')}; use "
+            "backend='transformers', which needs no adapter"
         ) from error
 
 

@@ -63,6 +63,17 @@ def edit_pattern(
     return result
 
 
+def edit_given(rows: Tensor, visible: Tensor, edit: RowEdit) -> Tensor:
+    """Rows [batch head query key] of all heads and queries after one edit, the same object if it changed nothing.
+
+    `visible` [batch head query key], its head axis of length 1 where heads agree.
+    """
+    everyone = torch.arange(rows.shape[1], device=rows.device)
+    block = torch.arange(rows.shape[2], device=rows.device)
+    touched = torch.zeros(rows.shape[0], len(block), len(everyone), dtype=torch.bool, device=rows.device)
+    return _run(rows, visible, [edit], everyone, block, touched)[0]
+
+
 @dataclass(frozen=True)
 class EditedBlock:
     """Pattern rows of some queries after all edits."""

@@ -2,7 +2,7 @@
 
 from headscope.exports.bertviz import bertviz_arguments, write_bertviz
 from headscope.exports.headvis import HeadRows, read_headvis, write_headvis
-from headscope.exports.sparse_rows import SparseRows, sparse_rows
+from headscope.exports.sparse import SparseRows, sparse_rows
 
 __all__ = [
     "HeadRows",

@@ -14,7 +14,7 @@ from typing import Any
 
 from headscope.encoding import tokenizer_of
 from headscope.errors import UsageError
-from headscope.exports.sparse_rows import DECIMALS, SparseRows, sparse_rows
+from headscope.exports.sparse import DECIMALS, SparseRows, sparse_rows
 from headscope.files import json_text, write_new
 from headscope.heads import Head
 from headscope.model import HookedModel
