@@ -10,6 +10,9 @@ from dashboards import head_facts as of_head
 from dashboards.head_facts import HeadFacts
 from dashboards.plain import sendable
 from dashboards.reading import RunCard, open_run, run_cards, run_scores, run_table, stamp
+from dashboards.sink_data import removal_of
+from dashboards.sweep_results import together_of
+from experiments.sinks.removal import Metric
 from headscope.heads import Head
 from headscope.runs import Run
 from headscope.scores import HeadScores
@@ -42,6 +45,18 @@ def head_facts(runs: Path, run: str, head: Head) -> HeadFacts:
     """What a run knows of a head; all readers share it, and nobody may change it."""
     path = open_run(runs, run).path
     return _head_facts(str(path), stamp(path), head.layer, head.head)
+
+
+def together(runs: Path, run: str) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """As `sweep_results.together_of`."""
+    path = open_run(runs, run).path
+    return _together(str(path), stamp(path))
+
+
+def removal(runs: Path, run: str, metric: Metric) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """As `sink_data.removal_of`."""
+    path = open_run(runs, run).path
+    return _removal(str(path), stamp(path), metric)
 
 
 def _stamps(runs: Path) -> tuple[tuple[str, int], ...]:
@@ -81,3 +96,13 @@ def _table(path: str, changed: int, name: str) -> pd.DataFrame:
 @st.cache_resource(max_entries=2048, show_spinner=False)  # a copy for every reader would take longer than to read it
 def _head_facts(path: str, changed: int, layer: int, head: int) -> HeadFacts:
     return of_head.head_facts(Run(Path(path)), Head(layer, head))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _together(path: str, changed: int) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    return together_of(Run(Path(path)))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _removal(path: str, changed: int, metric: Metric) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    return removal_of(Run(Path(path)), metric)

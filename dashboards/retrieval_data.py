@@ -23,6 +23,8 @@ def answers_of(run: Run) -> tuple[str, pd.DataFrame]:
         if name in run.table_names():
             table = run_table(run, name)
             if {"length", "depth", "score"} <= set(table.columns) and "condition" not in table.columns:
+                if table["score"].isna().any():
+                    raise UsageError(f"{name!r} of {run.path.name} has answers without a score; make the run again")
                 return name, table
     raise UsageError(f"{run.path.name} holds no answers by length and depth; a run of `headscope heads retrieval` does")
 

@@ -1,7 +1,7 @@
 """The hooked model: any transformers model whose attention can be read and edited head by head."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -325,13 +325,20 @@ class HookedModel:
                 update(len(places))
         return done
 
+    def emitting(self, first_column: Tensor | int) -> AbstractContextManager[None]:
+        """Inside the block, queries from this column on (one, or one a sample, padding counted) are `decode`.
+
+        For answers that are read instead of generated: their last prompt token chooses the first answer token.
+        """
+        return self._flow.emitting(first_column)
+
     @torch.no_grad()
     def generate_batch(
         self, batch: Batch, *, max_new_tokens: int, stop: Sequence[str] = (), **options: Any
     ) -> list[Generation]:
         """Answers to one encoded batch; the last prompt token and what follows are the `decode` queries."""
         first = 0 if self.hf.config.is_encoder_decoder else batch.columns - 1
-        with self._flow.emitting(first):
+        with self.emitting(first):
             return continued(self.hf, self.tokenizer, batch, max_new_tokens, stop, **options)
 
     def _run(self, batch: Batch, **options: Any) -> Any:

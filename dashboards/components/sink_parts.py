@@ -104,7 +104,7 @@ def removal(run: Run) -> None:
             st.info("This run cut no sinks; `headscope heads sinks` does, with `--removal`.", icon=":material/info:")
             return
         metric: Metric = "kl" if _metric() == "kl" else "loss"
-        found = sink_data.removal_of(run, metric)
+        found = cached.removal(run.path.parent, run.path.name, metric)
         if found is None:
             st.info("No token was a sink of any head, so there was nothing to cut.", icon=":material/info:")
             return

@@ -3,13 +3,14 @@
 import pandas as pd
 import streamlit as st
 
+from dashboards import cached
 from dashboards.atlas import map_caption
 from dashboards.components import condition_bars, head_choice, head_link, head_map, notice
 from dashboards.components.place import Place
 from dashboards.plain import plain
 from dashboards.reading import RunCard
 from dashboards.suggested import command
-from dashboards.sweep_results import effect_bars, effect_map, metric_of, mode_of, sweeps, together_of
+from dashboards.sweep_results import effect_bars, effect_map, metric_of, mode_of, sweeps
 from headscope.heads import Head
 from headscope.runs import Run
 
@@ -64,7 +65,7 @@ def together(run: Run) -> None:
     """The costliest at once, beside as many random others of the same layers."""
     st.subheader("The costliest at once, beside random heads of the same layers")
     with notice.guarded("These conditions cannot be shown."):
-        found = together_of(run)
+        found = cached.together(run.path.parent, run.path.name)
         if found is None:
             st.info("Nothing was removed at once: no others are left to draw controls from, or none costs.")
             return

@@ -10,6 +10,7 @@ from experiments.commands.doctor import doctor
 from experiments.commands.export import export
 from experiments.commands.filter import filter_command
 from experiments.commands.generate import generate
+from experiments.commands.harness import harness
 from experiments.commands.overlap import overlap
 from experiments.commands.patch import patch
 from experiments.commands.probe import probe
@@ -31,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
     heads.app.command("overlap")(overlap)
     heads.app.command("vision")(vision)
     ablate.app.command("sweep")(sweep)
+    evaluate.app.command("harness")(harness)
     app.add_typer(ablate.app, name="ablate")
     app.add_typer(heads.app, name="heads")
     app.add_typer(evaluate.app, name="eval")

@@ -1,10 +1,12 @@
 """`headscope dashboard`: the dashboard on a folder of runs, in the browser."""
 
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
+from socket import gethostname
 from typing import Annotated
 
 import typer
@@ -29,14 +31,11 @@ def dashboard(
     if not is_local(host):
         say(
             f"warning: the dashboard will be served on {host} without a password; whoever can reach this machine can "
-            "read these runs and run these models"
+            "read these runs, run these models, and start and stop sweeps here. Safer, from the other machine: leave "
+            f"--host out here, run `ssh -L {port}:{LOCAL}:{port} {gethostname()}` there, and open http://{LOCAL}:{port}"
         )
-    say(f"the dashboard of {runs} is at http://{host}:{port} (Ctrl-C ends it)")
-    try:
-        command = server_command(runs, models, host=host, port=port, headless=headless)
-        code = subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:  # the way to end it, so no failure
-        return
+    say(f"the dashboard of {runs} is at http://{_in_address(host)}:{port} (Ctrl-C ends it)")
+    code = _served(server_command(runs, models, host=host, port=port, headless=headless))
     if code:
         raise HeadscopeError(f"the dashboard ended with code {code}; see the lines above, or try another --port")
 
@@ -50,6 +49,7 @@ def server_command(runs: Path, models: Path | None, *, host: str, port: int, hea
         "server.showEmailPrompt": False,
         "server.enableCORS": True,
         "server.enableXsrfProtection": True,
+        "server.enableAgentApi": False,
         "server.enableStaticServing": False,
         "server.fileWatcherType": "none",
         "server.maxUploadSize": 20,
@@ -61,7 +61,7 @@ def server_command(runs: Path, models: Path | None, *, host: str, port: int, hea
     }
     flags = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in options.items()]
     if is_local(host):  # a page elsewhere cannot pass for this one by a name that leads here
-        flags += [f"--server.allowedHosts={name}" for name in ("localhost", LOCAL, "[::1]")]
+        flags += [f"--server.allowedHosts={name}" for name in dict.fromkeys(("localhost", LOCAL, "::1", host))]
     given = ["--runs", str(runs.resolve())] + ([] if models is None else ["--models", str(models.resolve())])
     return [sys.executable, "-m", "streamlit", "run", str(_app()), *flags, "--", *given]
 
@@ -74,6 +74,24 @@ def is_local(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _served(command: list[str]) -> int:
+    """How the server ended: 0 where this process was told to end, by Ctrl-C or a signal, and took the server along."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with subprocess.Popen(command) as server:
+            try:
+                return server.wait()
+            except KeyboardInterrupt:
+                server.terminate()
+                return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _in_address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _check(runs: Path, models: Path | None) -> None:

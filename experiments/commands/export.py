@@ -50,7 +50,7 @@ def export(
         if format == "headvis":
             wanted = _heads(kept, heads, top)
             write_headvis(hooked, texts, out, heads=wanted, scores=kept, min_weight=min_weight)
-            written = f"{'all' if wanted is None else len(wanted)} heads over {len(texts)} texts"
+            written = f"{'all' if wanted is None else len(wanted)} heads over {sum(len(hooked.tokens(one).ids) for one in texts)} tokens"
         else:
             written = _write_page(hooked, texts, out, _layers(layers), view)
     if json:
@@ -63,7 +63,7 @@ def _write_scores(run: Run, name: str | None, format: To, out: Path) -> str:
     if format == "table":
         table = head_table(kept)
         write_head_table(out, table)
-        return f"{len(table)} rows, {table['metric'].nunique()} metrics"
+        return f"{len(table)} rows ({', '.join(table['metric'].unique())})"
     if len(kept) > 1:
         raise UsageError(f"a Retrieval_Head file holds one kind of score; name it with --scores: {_listed(run)}")
     write_score_file(kept[0], out)

@@ -29,6 +29,7 @@ from head_analysis import measure_retrieval
 from head_analysis.retrieval import Variant
 from head_analysis.score_files import Format, detect_format, read_head_list, read_score_file
 from headscope.answers import asked_of
+from headscope.errors import UsageError
 from headscope.runs import Run
 from headscope.score_table import RUN_TABLE, read_head_table, save_head_table, scores_of_table, write_head_table
 from headscope.scores import HeadScores
@@ -107,6 +108,10 @@ def import_file(
 ) -> None:
     """Read scores that other projects publish: Retrieval_Head, HeadKV, DuoAttention, QRHead, and head-score tables."""
     form = format or detect_format(file)
+    if form == "table" and model_name is not None:
+        raise UsageError(f"{file} says itself which models its scores are of; leave --model-name out")
+    if form in ("table", "qrhead-list") and query_heads is not None:
+        raise UsageError(f"--query-heads spreads scores of key-value heads, and {file} ({form}) has none; leave it out")
     if form == "qrhead-list":
         return import_list(file, model_name, out, json=json)
     if form == "table":

@@ -55,7 +55,8 @@ def vision(
     hooked = load_model(
         model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
     )
-    refuse_large(min(by_token, len(task.images)), max_new_tokens or task.answer_tokens, sum(1 for _ in hooked.heads()))
+    room = max_new_tokens or task.answer_tokens
+    refuse_large(min(by_token, len(task.images)), room, hooked.n_layers * hooked.n_heads)
     config = {
         "model": model,
         "task": repr(task),

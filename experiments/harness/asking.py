@@ -89,7 +89,10 @@ def ask_harness(
             run, list(asked), do, columns=("task", "sample", "score", "condition"), update=lambda _, __: update(1)
         )
     table = pd.concat(tables.values(), ignore_index=True)
-    aggregations = {name: task.aggregation() for name, task in tasks.items()}
+    metrics = table.groupby("task")["metric"].unique()
+    aggregations = {
+        name: {metric: task.aggregation().get(metric, mean) for metric in metrics[name]} for name, task in tasks.items()
+    }
     return HarnessResults(table, aggregations)
 
 
@@ -120,7 +123,7 @@ def _answers(lm: HarnessModel, name: str, task: Any, options: HarnessOptions) ->
                     "sample": document["doc_id"],
                     "filter": document["filter"],
                     "metric": metric,
-                    "score": float(value) if is_mean else float("nan"),
+                    "score": _number(value) if is_mean else float("nan"),
                     "value": _json(value),
                     "answer": _json(document["filtered_resps"]),
                     "target": str(document["target"]),
@@ -134,7 +137,7 @@ def _answers(lm: HarnessModel, name: str, task: Any, options: HarnessOptions) ->
 
 
 def _number(value: Any) -> float:
-    """NaN for what lm_eval does not give ("N/A")."""
+    """NaN for what is no number, as "N/A" for a standard error that lm_eval does not give."""
     return float(value) if isinstance(value, int | float | np.number) else float("nan")
 
 

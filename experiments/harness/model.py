@@ -137,7 +137,7 @@ class HarnessModel(HFLM):
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **options: Any) -> Tensor:
         columns = context.shape[1]
-        with torch.no_grad(), self.hooked._flow.emitting(columns - 1):
+        with torch.no_grad(), self.hooked.emitting(columns - 1):
             texts = super()._model_generate(context, max_length, stop, **options)
         # Where the model itself does not end at this token, a row alone stops there, and one in a batch would go on.
         ended = (texts[:, columns:] == self.eot_token_id).cumsum(1) > 0

@@ -39,7 +39,7 @@ def read_at_once(model: HookedModel, readings: Sequence[Reading]) -> list[Float[
     columns = inputs["input_ids"].shape[1]
     kept = {"logits_to_keep": 1 + max(len(reading.written) for reading in readings), "use_cache": False}
     first = torch.tensor([columns - 1 - len(reading.written) for reading in readings])
-    with torch.no_grad(), model._flow.emitting(first):
+    with torch.no_grad(), model.emitting(first):
         logits = _call(model, inputs, kept).logits
     return [row[-1 - len(reading.written) :] for row, reading in zip(logits, readings, strict=True)]
 
@@ -55,7 +55,7 @@ def read_in_steps(model: HookedModel, readings: Sequence[Reading]) -> list[Float
     # A row that has ended reads on with a token that nobody asks about.
     ahead = torch.tensor([[*reading.written, *[0] * (steps - len(reading.written))] for reading in readings])
     chosen = []
-    with torch.no_grad(), model._flow.emitting(columns - 1):
+    with torch.no_grad(), model.emitting(columns - 1):
         out = _call(model, inputs, {"logits_to_keep": 1, "use_cache": True})
         chosen.append(out.logits[:, -1])
         for step in range(steps):

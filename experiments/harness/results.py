@@ -40,7 +40,7 @@ class HarnessResults:
             task, *_, sample = different.idxmax()
             raise UsageError(
                 f"document {sample} of {task} was asked in different words under two conditions, so they cannot be "
-                "compared; ask a task that builds its prompts from a seed"
+                "compared; begin a run anew if the task's data have changed, or ask a task that draws from a seed"
             )
 
     def comparisons(self) -> Iterator[tuple[dict[str, str], Comparison]]:

@@ -6,7 +6,7 @@ call, a module's input or a module's output is got hold of, and how what an inte
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ After = Callable[[Any], Any]
 Remove = Callable[[], None]
 
 
+@runtime_checkable
 class AttentionHandler(Protocol):
     """What is done at one attention layer."""
 
@@ -32,6 +33,7 @@ class AttentionHandler(Protocol):
         """The same where a library works the pattern out itself: the pattern to go on with, itself for no change."""
 
 
+@runtime_checkable
 class Doors(Protocol):
     """Ways into the modules of one model."""
 

@@ -56,8 +56,8 @@ def write_headvis(
     if not samples:
         raise UsageError("attention was to be written of no samples; give at least one text")
     wanted = tuple(heads) if heads is not None else None
-    read = [sparse_rows(model, sample, heads=wanted, min_weight=min_weight) for sample in samples]
     tokens = [token_texts(model, sample) for sample in samples]
+    read = [sparse_rows(model, sample, heads=wanted, min_weight=min_weight) for sample in samples]
     metrics = {head: _metrics(head, kept) for head in read[0]}
     about = {
         "schema": SCHEMA,
@@ -71,13 +71,13 @@ def write_headvis(
         "metrics": {one.metric: dict(one.meta) for one in kept},
         **origin(),
     }
-    _write(folder / "config.json", json_text(about, "config"))
-    points = [{"name": str(head), **head._asdict(), "metrics": metrics[head]} for head in read[0]]
-    _write(folder / "scatter_data.json", json.dumps(points))
     for head in read[0]:
         rows = [{"tokens": t, **asdict(one[head])} for t, one in zip(tokens, read, strict=True)]
         text = {"schema": SCHEMA, **head._asdict(), "metrics": metrics[head], "sequences": rows}
         _write(folder / "heads" / f"{head}.json", json.dumps(text, ensure_ascii=False))
+    points = [{"name": str(head), **head._asdict(), "metrics": metrics[head]} for head in read[0]]
+    _write(folder / "scatter_data.json", json.dumps(points))
+    _write(folder / "config.json", json_text(about, "config"))  # last: a folder that has it is whole
 
 
 def read_headvis(folder: str | Path) -> dict[Head, HeadRows]:
@@ -94,7 +94,12 @@ def read_headvis(folder: str | Path) -> dict[Head, HeadRows]:
 
 
 def token_texts(model: HookedModel, sample: Sample | str) -> list[str]:
-    """The tokens of a sample as the vocabulary writes them."""
+    """The tokens of a sample as the vocabulary writes them; UsageError where the main stack reads other tokens."""
+    if model.hf.config.is_encoder_decoder:
+        raise UsageError(
+            f"{model.name} is an encoder-decoder, whose {model.main_stack} reads what it writes and not the text; use a "
+            "model with one stack for text"
+        )
     return list(tokenizer_of(model.processor).convert_ids_to_tokens(list(model.tokens(sample).ids)))
 
 

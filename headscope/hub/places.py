@@ -10,7 +10,6 @@ from typing import Protocol, runtime_checkable
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -18,6 +17,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -43,8 +43,8 @@ class Place(Protocol):
     def files(self) -> frozenset[str]:
         """Paths of all files."""
 
-    def fetch(self, path: str) -> Path:
-        """A local copy of one file."""
+    def fetch(self, path: str) -> Path | None:
+        """A local copy of one file; None if there is no such file."""
 
     def put(self, files: Mapping[str, Path], message: str) -> str:
         """Takes new files, all or none where the place can do that, and says where they are."""
@@ -73,9 +73,9 @@ class Folder:
             raise UsageError(f"{self.path} is a file; give a folder, or the id of a repository (owner/name)")
         return frozenset(f.relative_to(self.path).as_posix() for f in self.path.rglob("*") if f.is_file())
 
-    def fetch(self, path: str) -> Path:
+    def fetch(self, path: str) -> Path | None:
         """The file itself."""
-        return self.path / path
+        return self.path / path if (self.path / path).is_file() else None
 
     def put(self, files: Mapping[str, Path], message: str) -> str:
         """Copies the files; the card, which is the only one to replace another, last."""
@@ -111,10 +111,13 @@ class HubRepository:
         with _explained(self):
             return frozenset(HfApi().list_repo_files(self.repo_id, repo_type="dataset", revision=self.revision))
 
-    def fetch(self, path: str) -> Path:
-        """A file in the cache of huggingface_hub."""
+    def fetch(self, path: str) -> Path | None:
+        """A file in the cache of huggingface_hub, fetched unless it is there and the newest, or there and offline."""
         with _explained(self):
-            return Path(HfApi().hf_hub_download(self.repo_id, path, repo_type="dataset", revision=self.revision))
+            try:
+                return Path(HfApi().hf_hub_download(self.repo_id, path, repo_type="dataset", revision=self.revision))
+            except RemoteEntryNotFoundError:
+                return None
 
     def put(self, files: Mapping[str, Path], message: str) -> str:
         """One commit with all files."""
@@ -151,8 +154,6 @@ def _refusal(place: HubRepository, error: HfHubHTTPError) -> str:
         return f"there is no dataset repository {place.repo_id}, or it is private; check the name, and if it is private {_LOG_IN}"
     if isinstance(error, RevisionNotFoundError):
         return f"{place} has no revision {place.revision!r}; give a branch, tag or commit of it"
-    if isinstance(error, EntryNotFoundError):
-        return f"{place} lacks a file ({_line(error)}); push the scores again"
     if code in (401, 403):
         return (
             f"the hub does not let this token do that in {place} ({code}); {_LOG_IN}, with a token that may write there"

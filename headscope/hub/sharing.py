@@ -28,13 +28,13 @@ def push_to_hub(scores: HeadScores, repo_id: str | Path, name: str, *, private: 
     """
     place, taken = _place(repo_id, private=private), _path(name)
     place.made()
-    there = place.files()
-    if taken in there:
+    if taken in place.files():
         raise UsageError(f"{place} has scores named {name!r} already, which are never overwritten; give another name")
     with tempfile.TemporaryDirectory() as folder:
         card, table, saved = (Path(folder) / file for file in (_CARD, "table.parquet", "scores.safetensors"))
-        before = place.fetch(_CARD).read_text("utf-8") if _CARD in there else None
-        card.write_text(with_section(before, name, scores, place.address), "utf-8")
+        before = place.fetch(_CARD)
+        text = None if before is None else before.read_text("utf-8")
+        card.write_text(with_section(text, name, scores, place.address), "utf-8")
         scores.save(saved)
         write_head_table(table, head_table([scores]))
         files = {taken: saved, f"tables/{name}.parquet": table, _CARD: card}
@@ -44,13 +44,14 @@ def push_to_hub(scores: HeadScores, repo_id: str | Path, name: str, *, private: 
 def from_hub(repo_id: str | Path, name: str, *, revision: str | None = None) -> HeadScores:
     """The scores that were pushed under a name; UsageError lists the names there are.
 
-    `revision` is a branch, tag or commit of the repository; folders have none.
+    `revision` is a branch, tag or commit of the repository; folders have none. What was read before is read again without
+    a network.
     """
     place = _place(repo_id, revision=revision)
-    path = _path(name)
-    if path not in place.files():
+    found = place.fetch(_path(name))
+    if found is None:
         raise UsageError(f"{place} has no scores named {name!r}; it has: {', '.join(_names(place)) or 'none'}")
-    return HeadScores.load(place.fetch(path))
+    return HeadScores.load(found)
 
 
 def names_on_hub(repo_id: str | Path, *, revision: str | None = None) -> tuple[str, ...]:

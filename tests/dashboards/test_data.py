@@ -1,18 +1,22 @@
 """What views are made of, on cases known by hand."""
 
 import json
+import os
+from contextlib import nullcontext
+from dataclasses import replace
 from io import BytesIO
 
 import pandas as pd
 import pytest
 import torch
 
+from dashboards import cached
 from dashboards.atlas import map_caption, map_table
 from dashboards.comparing import agreement, differing, flat_facts
 from dashboards.export import as_csv, as_html, as_parquet
 from dashboards.head_facts import removal_rows, runs_of_model, score_rows, table_rows
 from dashboards.listing import matching, run_table
-from dashboards.reading import RunCard, open_run, run_cards, run_scores, stamp
+from dashboards.reading import RunCard, open_run, run_cards, run_scores, stamp, table_columns
 from dashboards.retrieval_data import answers_of, causal_runs, families_of, with_head
 from dashboards.theme import PALETTES, repainted
 from headscope.errors import UsageError
@@ -35,6 +39,16 @@ def test_a_map_is_ranked():
     assert list(table["rank"]) == [1, 2, 3]
     assert "1 layers by 3 heads" in map_caption("known", table)
     assert "highest are L0H1 2, L0H2 1, L0H0 0.5" in map_caption("known", table)
+
+
+def test_equal_heads_share_a_rank():
+    table = map_table(scores(0.5, 2.0, 2.0))
+    assert list(table["rank"]) == [1, 1, 3]
+
+
+def test_the_largest_are_named_by_size_where_some_are_below_0():
+    said = map_caption("effect", map_table(scores(0.5, -2.0, 1.0, -0.7)))
+    assert "largest by size are L0H1 -2, L0H2 +1, L0H3 -0.7" in said
 
 
 def test_heads_that_do_not_exist_are_left_out():
@@ -71,6 +85,51 @@ def test_a_run_that_is_none(tmp_path, text):
     (tmp_path / "odd" / "run.json").write_bytes(text.encode("latin-1"))
     (card,) = run_cards(tmp_path)
     assert card.problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"schema": 1, "wall_s": 1' + "0" * 400 + "}",
+        '{"schema": 1, "wall_s": NaN}',
+        '{"schema": 1, "x": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"schema": 1, "command": "\\udcff", "model": {"name": "\\udcff"}}',
+    ],
+    ids=["huge", "nan", "deep", "not UTF-8"],
+)
+def test_hostile_facts_are_no_reason_to_stop(tmp_path, text):
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "run.json").write_text(text)
+    (card,) = run_cards(tmp_path)
+    assert card.seconds is None
+    "".join((card.command, card.model, card.problem)).encode()
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/run\xff"
+    os.mkdir(folder)
+    with open(folder + b"/run.json", "w") as file:
+        file.write('{"schema": 1}')
+    (card,) = run_cards(tmp_path)
+    assert card.name == "run?"
+    assert "rename" in card.problem
+    assert cached.cards(tmp_path) == (card,)
+
+
+def test_a_file_that_vanishes_while_a_run_is_looked_at(tmp_path, monkeypatch):
+    with Run.create(tmp_path / "run", command="x", config={}) as run:
+        pass
+    whole = stamp(run.path)
+    scan = os.scandir
+
+    def vanishing(path):
+        (run.path / "gone.part").touch()
+        entries = list(scan(path))
+        (run.path / "gone.part").unlink()
+        return nullcontext(entries)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert stamp(run.path) >= whole
 
 
 def test_scores_without_their_facts_are_damaged(tmp_path):
@@ -110,6 +169,31 @@ def test_rows_about_a_head_are_found_in_tables(tmp_path):
     assert list(found["by_name"]["effect"]) == [3]
 
 
+def test_columns_are_read_without_the_table(tmp_path):
+    with Run.create(tmp_path / "run", command="x", config={}) as run:
+        run.save_table("some", pd.DataFrame({"a": [1], "b": ["x"]}))
+        (run.path / "cut.parquet").write_bytes(b"PAR1")
+    assert table_columns(run, "some") == ("a", "b")
+    with pytest.raises(UsageError, match=r"'cut' in .* is damaged"):
+        table_columns(run, "cut")
+
+
+@pytest.mark.parametrize("odd", [{"layer": ["x"], "head": ["y"]}, {"name": [1.5]}, {"name": [None]}])
+def test_tables_that_name_heads_oddly_hold_no_row(tmp_path, odd):
+    with Run.create(tmp_path / "run", command="x", config={}) as run:
+        run.save_table("odd", pd.DataFrame(odd))
+        run.save_table("good", pd.DataFrame({"name": pd.Categorical(["L1H2", "L0H0"]), "x": [1, 2]}, index=[7, 9]))
+    found = table_rows(run, Head(1, 2))
+    assert set(found) == {"good"}
+    assert list(found["good"]["x"]) == [1]
+
+
+def test_conditions_of_another_kind_are_no_removal(tmp_path):
+    with Run.create(tmp_path / "run", command="x", config={"heads": ["L1H2"]}) as run:
+        run.save_table("families", pd.DataFrame({"condition": ["a"], "kind": ["none"], "value": [0.5]}))
+    assert removal_rows(run, Head(1, 2)).empty
+
+
 def test_runs_of_one_model():
     cards = (RunCard("a", model="m"), RunCard("b", model="n"), RunCard("c", model="m"), RunCard("d"), RunCard("e"))
     assert runs_of_model(cards, "c") == ("c", "a")
@@ -119,6 +203,7 @@ def test_runs_of_one_model():
 def test_removals_are_those_of_the_head(runs):
     removed = open_run(runs, "removed").facts["config"]["heads"]
     table = removal_rows(open_run(runs, "removed"), Head.parse(removed[0]))
+    assert set(table["how"]) == {"zero ablation, prefill and decode"}
     assert set(table["run"]) == {"removed"}
     assert {"none", "treatment", "control"} == set(table["kind"])
     assert removal_rows(open_run(runs, "removed"), Head(0, 0)).empty
@@ -155,6 +240,9 @@ def test_the_list_is_filtered():
 
 def test_a_time_that_is_none_is_left_open():
     assert run_table((RunCard("odd", created="yesterday-ish"),))["created"].isna().all()
+    times = ("2026-01-02", "2026-01-02T03:04:05.678+00:00", "2026-01-02T03:04:05+00:00", "odd")
+    table = run_table([RunCard(str(i), created=time) for i, time in enumerate(times)])
+    assert list(table["created"].isna()) == [False, False, False, True], "however exactly each is told"
 
 
 def test_answers_stand_beside_scores(runs):
@@ -176,8 +264,12 @@ def test_runs_without_answers(runs):
 
 def test_runs_with_controls(runs):
     cards = run_cards(runs)
-    assert causal_runs(runs, cards, "zoo:needle", "scored") == ("removed",)
-    assert causal_runs(runs, cards, "zoo:scenes", "seen") == ()
+    named = {card.name: card for card in cards}
+    assert causal_runs(runs, cards, named["scored"]) == ("removed",)
+    assert causal_runs(runs, cards, named["removed"]) == ("removed",)
+    assert causal_runs(runs, cards, named["seen"]) == ()
+    nameless = [replace(card, model="") for card in cards]
+    assert causal_runs(runs, nameless, replace(named["scored"], model="")) == (), "no model is not the same model"
 
 
 def test_figures_are_repainted_and_left_as_they_were(runs):

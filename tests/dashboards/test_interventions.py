@@ -180,6 +180,7 @@ def test_operators_written_by_hand(opened: Open, empty):
         ("VHR(alpha=2)", "image"),
         ("Scale('L1H1')", "factor"),
         ("Head(1, 2)", "edits nothing"),
+        ("Scale('L2H0', 1e38)", "overflow"),
         (MARKUP, "cannot be read"),
     ],
 )

@@ -74,7 +74,8 @@ def test_gains_as_a_map():
     heads = pd.DataFrame({"layer": [0, 1], "head": [0, 1], "name": ["L0H0", "L1H1"], "gain": [0.1, 0.5], "se": 0.2})
     table = sink_data.gain_map(heads)
     assert list(table["name"]) == ["L1H1", "L0H0"]
-    assert list(table["low"]) == pytest.approx([0.3, -0.1])
+    assert list(table["se"]) == [0.2, 0.2]
+    assert "low" not in table, "a standard error is no 95 % interval"
 
 
 def test_tables_of_another_kind(found, tmp_path):

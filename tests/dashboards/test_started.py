@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -118,6 +120,9 @@ def test_damaged_records_are_left_out(tmp_path):
     (recorded(tmp_path, "torn") / "sweep.json").write_text('{"pid"')
     recorded(tmp_path, "negative", pid=-1)
     recorded(tmp_path, "asks", asked={"model": "x"})
+    recorded(tmp_path, "endless", pid=float("inf"))
+    recorded(tmp_path, "huge", born=10**400)
+    recorded(tmp_path, "unborn", born=float("nan"))
     assert [one.name for one in all_started(tmp_path)] == ["whole"]
     with pytest.raises(UsageError, match="no record of a sweep"):
         read_started(tmp_path, "torn")
@@ -158,6 +163,41 @@ def test_a_sweep_that_dies_at_once_says_why(folder):
     assert ended(folder, "lost") == "died"
     assert "no-such-model" in last_lines(folder, "lost").replace("\n", "")
     assert last_lines(folder, "lost", lines=1).count("\n") == 0
+
+
+def test_a_process_without_a_record_is_not_left_behind(tmp_path, monkeypatch):
+    begun = []
+    launch = subprocess.Popen
+
+    def watched(*words, **options):
+        begun.append(launch(*words, **options))
+        (tmp_path / ".dashboard" / "one" / "sweep.json").mkdir()  # so that no record can be written over it
+        return begun[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", watched)
+    with pytest.raises(OSError, match=r"sweep\.json"):
+        start(tmp_path, "one", SMALL, "zoo:needle")
+    assert begun[0].wait(30) != 0
+
+
+def test_a_sweep_that_ended_just_before_it_was_stopped_stays_finished(tmp_path):
+    with Run.create(tmp_path / "one", command="ablate sweep", config={}):
+        pass
+    words = [sys.executable, "-c", "import time; time.sleep(60)", "sweep", f"--out={tmp_path / 'one'}"]
+    with subprocess.Popen(words) as late:  # a process whose run is written, and which has not left yet
+        recorded(tmp_path, "one", pid=late.pid, born=psutil.Process(late.pid).create_time())
+        stop(tmp_path, "one")
+        late.wait(30)
+    assert Run.open(tmp_path / "one").facts["status"] == "finished"
+    assert state_of(tmp_path, read_started(tmp_path, "one")) == "finished"
+
+
+def test_a_sweep_with_cells_missing_is_not_finished(tmp_path):
+    recorded(tmp_path, "one")
+    with Run.create(tmp_path / "one", command="ablate sweep", config={}) as run:
+        run.plan("sweep", ["a", "b"], {})
+    assert Run.open(tmp_path / "one").facts["status"] == "partial"
+    assert state_of(tmp_path, read_started(tmp_path, "one")) == "died"
 
 
 @needle

@@ -1,7 +1,9 @@
 """Every view as a reader meets it: full, empty, on damaged runs, and from an address that means harm."""
 
 import re
+import shlex
 from io import BytesIO
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -100,6 +102,35 @@ def test_one_damaged_score_leaves_the_others(opened: Open, runs):
 def test_a_damaged_table(opened: Open, runs):
     page = sound(opened("runs", runs, run="cut"))
     assert any("whole parquet file" in one.value for one in page.text)
+
+
+def test_a_self_check_of_another_kind(opened: Open, tmp_path):
+    run = saved(tmp_path / "odd", "run", model="m")
+    run.update(self_check=[{"check": "a", "passed": True}, {"check": "b", "passed": []}])
+    page = sound(opened("runs", tmp_path / "odd"))
+    (table,) = (one.value for one in page.dataframe if "passed" in one.value)
+    assert list(table["passed"]) == ["ok", "noted"]
+
+
+def test_damaged_scores_leave_the_page_on_attention(opened: Open, tmp_path):
+    run = saved(tmp_path / "cut", "run", model="zoo:needle", kinds=("vhd",))
+    (run.path / "vhd.safetensors").write_bytes(b"\x08")
+    page = sound(opened("attention", tmp_path / "cut", run="run"))
+    assert list(page.error) == []
+    assert charts(page)
+
+
+@pytest.mark.parametrize(("view", "head"), [("retrieval", "L0H0"), ("head", "L1H2")])
+def test_commands_that_are_suggested_name_the_model_and_are_quoted(opened: Open, tmp_path, view, head):
+    model = "org/x; rm -rf ~"
+    saved(tmp_path / "my runs", "a; reboot", model=model, kinds=("retrieval",))
+    page = sound(opened(view, tmp_path / "my runs", head=head))
+    words = shlex.split(next(one.value for one in page.code if one.value.startswith("headscope ablate heads")))
+    assert words[words.index("--model") + 1] == model
+    out = Path(words[words.index("--out") + 1])
+    assert out.parent == tmp_path / "my runs"
+    if view == "retrieval":
+        assert words[words.index("--from") + 1] == str(tmp_path / "my runs" / "a; reboot")
 
 
 @pytest.mark.parametrize("name", ["../scored", "/etc", "nothing"])
@@ -208,7 +239,7 @@ def test_the_answer_is_read_behind_the_prompt(opened: Open, runs):
     assert sound(page).number_input(key="choice: token").max > before
 
 
-@pytest.mark.parametrize("token", ["999999", "²"])
+@pytest.mark.parametrize("token", ["999999", "²", "9" * 5000])
 def test_a_token_that_does_not_exist(opened: Open, runs, token):
     page = sound(opened("attention", runs, run="scored", token=token))
     shown = page.number_input(key="choice: token")
@@ -230,6 +261,15 @@ def test_an_image_of_ones_own(opened: Open, empty):
     assert any("is on the image" in said for said in charts(sound(page), "plotly_chart"))
     page.file_uploader[0].set_value(("red.png", b"no image", "image/png")).run()
     assert "give a PNG, JPEG or WebP" in sound(page).text[0].value
+
+
+@pytest.mark.parametrize("odd", [{"score": float("nan")}, {"score": "much", "kept": True}, {"length": None}])
+def test_answers_that_are_damaged_leave_the_scores(opened: Open, tmp_path, odd):
+    run = saved(tmp_path / "cut", "run", model="m", kinds=("retrieval",))
+    run.save_table("answers", pd.DataFrame({"length": [64.0] * 6, "depth": 0.5, "score": 1.0}).assign(**odd))
+    page = sound(opened("retrieval", tmp_path / "cut"))
+    assert any("cannot be shown" in one.value for one in page.error)
+    assert any("retrieval (test)" in said for said in charts(page))
 
 
 def test_retrieval_of_a_run_without_it_names_those_that_have_it(opened: Open, runs):

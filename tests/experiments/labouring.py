@@ -26,6 +26,22 @@ MODEL = "zoo:needle"
 BATCH_TOKENS = 256
 SETTINGS = SweepSettings(Asking("needle", "256", depths=1, repeats=8), "zero", "loss", BATCH_TOKENS, None)
 
+SWEEP = (
+    "ablate",
+    "sweep",
+    "--lengths",
+    "256",
+    "--depths",
+    "1",
+    "--repeats",
+    "8",
+    "--batch-tokens",
+    "256",
+    "--draws",
+    "1",
+)
+"""The sweep of SETTINGS as a command."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -47,7 +63,10 @@ def asked_sweep() -> Asked:
     """32 cells of a batch of one prompt each, and their tables as one process finds them."""
     model = HookedModel.load(MODEL, device="cpu")
     asked = ask(model, SETTINGS.asking)
-    work = sweep_work(model, asked.samples, units(model.heads()), metric="loss", batch_tokens=BATCH_TOKENS).work
+    ablation = SETTINGS.ablation(model, asked)
+    work = sweep_work(
+        model, asked.samples, units(model.heads()), metric="loss", ablation=ablation, batch_tokens=BATCH_TOKENS
+    ).work
     order = Order("sweep", model_order(MODEL, device="cpu", dtype="auto"), SETTINGS.facts())
     return Asked(order, work, do_work(None, work, ignored))
 
@@ -70,9 +89,20 @@ def assert_same(found: dict[str, pd.DataFrame], asked: Asked, run: Run) -> None:
     assert not [path for path in run.path.rglob("*") if path.suffix in (".part", ".lock")]
 
 
-def done_with(executor: Executor, run: Run, asked: Asked, strike: Callable[[], object]) -> dict[str, pd.DataFrame]:
-    """All cells, and a blow struck in the middle: after it, cells must have come that were not there before."""
+def done_with(
+    executor: Executor,
+    run: Run,
+    asked: Asked,
+    strike: Callable[[], object],
+    *,
+    once: Callable[[], object] = lambda: True,
+) -> dict[str, pd.DataFrame]:
+    """All cells, with a blow struck in the middle: after it, cells must have come that were not there before.
+
+    Cells are taken in only while `once` is true.
+    """
     struck: list[int] = []
+    seen: list[str] = []
 
     def blow() -> None:
         while len(run.cell_keys()) < 4:
@@ -80,10 +110,14 @@ def done_with(executor: Executor, run: Run, asked: Asked, strike: Callable[[], o
         strike()
         struck.append(len(run.cell_keys()))
 
+    def note(key: str, table: pd.DataFrame) -> None:
+        seen.append(key)
+        while not once():
+            time.sleep(0.01)
+
     thread = threading.Thread(target=blow, daemon=True)
     thread.start()
-    seen: list[str] = []
-    found = executor(run, asked.work, lambda key, _: seen.append(key))
+    found = executor(run, asked.work, note)
     thread.join(30)
     assert 4 <= struck[0] < len(asked.work.keys), "the blow was not struck in the middle"
     assert sorted(seen) == sorted(asked.work.keys), "each cell is told of once"

@@ -206,7 +206,7 @@ def test_phases_act_as_in_generation(phase):
 def generated(model: HookedModel, prompt: str, tokens: int, *hooks: Any) -> tuple[float, str]:
     """Log-probability of the greedy answer, from the logits that `generate` works with, and the answer."""
     batch = model.encode([prompt])
-    with model.hooks(*hooks), model._flow.emitting(batch.columns - 1):
+    with model.hooks(*hooks), model.emitting(batch.columns - 1):
         out = model.hf.generate(
             **batch.inputs, max_new_tokens=tokens, do_sample=False, output_logits=True, return_dict_in_generate=True
         )

@@ -23,7 +23,7 @@ def test_best_keys_by_hand() -> None:
 def both(model: HookedModel, inputs: dict[str, Tensor], **options: object) -> tuple[TopKeys, LateTopKeys]:
     """Both readers on one generation."""
     at_once, late = TopKeys(2), LateTopKeys(2)
-    with torch.no_grad(), model.hooks(at_once, late), model._flow.emitting(inputs["input_ids"].shape[1] - 1):
+    with torch.no_grad(), model.hooks(at_once, late), model.emitting(inputs["input_ids"].shape[1] - 1):
         model.hf.generate(**inputs, max_new_tokens=STEPS, do_sample=False, pad_token_id=0, **options)
     return at_once, late
 

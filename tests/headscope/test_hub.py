@@ -127,7 +127,7 @@ def shelf(monkeypatch, tmp_path) -> Iterator[Shelf]:
     server.server_close()
 
 
-def test_scores_come_back_from_a_hub_as_they_were(shelf):
+def test_scores_come_back_from_a_hub_as_they_were(shelf, monkeypatch):
     scores, others = made(0), made(1)
     where = push_to_hub(scores, "me/heads", "needle-512", private=True)
     assert "commit" in where
@@ -142,6 +142,13 @@ def test_scores_come_back_from_a_hub_as_they_were(shelf):
     assert same(from_hub("me/heads", "needle-512"), scores)
     assert same(from_hub("me/heads", "needle-1k", revision="main"), others)
     assert shelf.tokens == {"Bearer hf_secret"}
+    shelf.tokens.clear()
+    with monkeypatch.context() as offline:
+        offline.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        assert same(from_hub("me/heads", "needle-512"), scores)
+        with pytest.raises(UsageError, match="could not be reached"):
+            from_hub("me/heads", "gone")
+    assert not shelf.tokens
     card = shelf.files["README.md"].decode()
     assert card.count("## needle-") == 2
     assert card.count("tags:") == 1

@@ -130,7 +130,7 @@ def recorded(
 @torch.no_grad()
 def in_steps(hooked: HookedModel, inputs: Inputs, more: Tensor, *hooks: Any, size: int = 1) -> Tensor:
     """Logits from the prompt's last token on, the words behind it read `size` at a time on the cache."""
-    with hooked.hooks(*hooks), hooked._flow.emitting(inputs["input_ids"].shape[1] - 1):
+    with hooked.hooks(*hooks), hooked.emitting(inputs["input_ids"].shape[1] - 1):
         out = hooked.hf(**inputs, use_cache=True)
         found = [out.logits[:, -1:]]
         for chunk in more.split(size, 1):
@@ -142,7 +142,7 @@ def in_steps(hooked: HookedModel, inputs: Inputs, more: Tensor, *hooks: Any, siz
 @torch.no_grad()
 def generated(hooked: HookedModel, inputs: Inputs, steps: int, *hooks: Any) -> tuple[Tensor, Tensor]:
     """What `generate` writes behind a prompt, and the logits it chose from."""
-    with hooked.hooks(*hooks), hooked._flow.emitting(inputs["input_ids"].shape[1] - 1):
+    with hooked.hooks(*hooks), hooked.emitting(inputs["input_ids"].shape[1] - 1):
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
         out = hooked.hf.generate(
             **{**inputs, "attention_mask": mask},
@@ -160,7 +160,7 @@ def generated(hooked: HookedModel, inputs: Inputs, steps: int, *hooks: Any) -> t
 def at_once(hooked: HookedModel, inputs: Inputs, more: Tensor, *hooks: Any, kind: int = 0) -> Tensor:
     """The same logits from one pass without a cache."""
     start = inputs["input_ids"].shape[1] - 1
-    with hooked.hooks(*hooks), hooked._flow.emitting(start):
+    with hooked.hooks(*hooks), hooked.emitting(start):
         return forward(hooked, longer(inputs, more, kind=kind))[:, start:]
 
 

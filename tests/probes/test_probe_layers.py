@@ -1,16 +1,20 @@
 """Probes find what was planted and nothing else, and their controls show what they are there for."""
 
+import pickle
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from joblib import parallel_config
 from sklearn.linear_model import LogisticRegression
 
 from headscope import Head, UsageError
 from probes import Features, LinearProbe, ProbeResult, RidgeProbe, probe_features, probe_heads, probe_layers
 from probes.controls import control_labels
+from probes.judging import _judged_alone
 from probes.measures import Judge
 from probes.places import Places
 from probes.questions import Question
@@ -34,7 +38,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 def by_layer() -> ProbeResult:
     """The label is the sign of one direction in layer 2."""
     values = {layer: noise(N, D, seed=layer) for layer in range(LAYERS)}
-    return probe_features(made(values), (values[2] @ noise(D, seed=9) > 0).astype(int))
+    return probe_features(made(values), (values[2] @ noise(D, seed=9) > 0).astype(int), folds=3)
 
 
 def test_the_planted_layer_is_found_and_no_other(by_layer):
@@ -54,7 +58,7 @@ def test_the_planted_layer_is_found_and_no_other(by_layer):
 def test_the_planted_head_is_found_and_no_other():
     values = {layer: noise(N, HEADS, D, seed=layer) for layer in (0, 1)}
     labels = values[1][:, 2] @ noise(D, seed=9) > 0
-    result = probe_features(made(values, "z"), labels, by="head", draws=20, probe=LinearProbe(C=0.1))
+    result = probe_features(made(values, "z"), labels, by="head", folds=3, probe=LinearProbe(C=0.1))
     assert result.found == (Head(1, 2),)
     scores = result.scores()
     assert scores.top(1) == (Head(1, 2),)
@@ -162,11 +166,19 @@ def test_the_same_seed_gives_the_same():
     assert not np.array_equal(first.controls[0], first.controls[1])  # every layer has draws of its own
 
 
-@pytest.mark.slow  # two processes import everything anew
-def test_processes_do_not_matter():
+def test_who_works_does_not_matter():
     read, labels = made({0: noise(60, D), 1: noise(60, D, seed=1)}), np.tile([0, 1], 30)
-    alone, apart = (probe_features(read, labels, draws=2, jobs=jobs) for jobs in (1, 2))
-    assert alone.table.equals(apart.table)
+    alone = probe_features(read, labels, draws=2)
+    with parallel_config(backend="threading"):  # new processes would import everything anew
+        together = probe_features(read, labels, draws=2, jobs=2)
+    assert alone.table.equals(together.table)
+
+
+def test_the_work_can_be_sent_to_another_process():
+    question = Question.of(np.tile([0, 1], 30), groups=None, folds=3, seed=0)
+    work = partial(_judged_alone, noise(60, D), question, LinearProbe(), None, draws=2, seed=(0, 1))
+    for here, there in zip(work(), pickle.loads(pickle.dumps(work))(), strict=True):
+        assert np.array_equal(here, there)
 
 
 def test_a_model_is_probed_with_its_baselines():

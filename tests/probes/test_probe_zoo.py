@@ -3,7 +3,7 @@
 import pytest
 
 from headscope import HookedModel
-from probes import probe_heads, probe_layers
+from probes import features, probe_features, probe_heads, probe_layers
 from tasks import Needle, scene_colours
 
 
@@ -13,10 +13,12 @@ def scenes() -> HookedModel:
 
 
 def test_the_colour_asked_for_arrives_at_the_last_token_in_the_middle_layers(scenes):
-    samples = scene_colours(40).samples(scenes.processor)
+    samples = scene_colours(24).samples(scenes.processor)
     colours, images = [sample.target for sample in samples], [sample.meta["image_id"] for sample in samples]
-    result = probe_layers(scenes, samples, colours, layers=(0, 4), groups=images, draws=10, folds=3)
-    early, late = (result.table.loc[row] for row in (0, 1))
+    late = probe_layers(scenes, samples, colours, layers=(4,), groups=images, draws=19, folds=3).table.loc[0]
+    early = probe_features(features(scenes, samples, layers=(0,)), colours, groups=images, draws=1, folds=3).table.loc[
+        0
+    ]
     assert late["accuracy"] > 0.65
     assert late["found"]
     assert early["accuracy"] < 0.45
@@ -30,9 +32,9 @@ def test_the_next_word_is_read_but_its_first_letter_is_not_what_the_model_knows(
     samples = Needle(lengths=(96,), depths=3, repeats=50).samples(model.tokenizer)
     first = [sample.target.split()[0] for sample in samples]
     early_letter = [word < "m" for word in first]
-    options = {"layers": (3,), "folds": 3, "baselines": ()}
-    shuffled = probe_layers(model, samples, early_letter, draws=20, **options).table.loc[0]
-    by_word = probe_layers(model, samples, early_letter, control="types", types=first, draws=5, **options).table.loc[0]
+    read = features(model, samples, layers=(3,))
+    shuffled = probe_features(read, early_letter, draws=19, folds=3).table.loc[0]
+    by_word = probe_features(read, early_letter, control="types", types=first, draws=5, folds=3).table.loc[0]
     assert shuffled["found"]
     assert shuffled["selectivity"] > 0.1
     assert by_word["accuracy"] == shuffled["accuracy"]
@@ -40,7 +42,7 @@ def test_the_next_word_is_read_but_its_first_letter_is_not_what_the_model_knows(
 
 
 def test_heads_of_a_vision_language_model_are_probed(scenes):
-    samples = scene_colours(40).samples(scenes.processor)
+    samples = scene_colours(28).samples(scenes.processor)
     warm = [sample.target in ("red", "yellow", "orange") for sample in samples]
     result = probe_heads(scenes, samples, warm, layers=(0, 3), folds=3, draws=1, baselines=())
     scores = result.scores()
