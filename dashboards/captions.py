@@ -67,6 +67,8 @@ def saved_captions(run: Run) -> pd.DataFrame:
     table = run_table(run, "captions")
     if not set(table.columns) >= {"image_id", "caption", "invented"}:
         raise UsageError(f"the captions of {run.path.name} lack an image, a text or what is invented; make them again")
+    if table[["image_id", "caption", "invented"]].isna().any(axis=None):
+        raise UsageError(f"the captions of {run.path.name} have gaps; make them again")
     return table.astype({"image_id": str, "caption": str, "invented": str})
 
 

@@ -22,7 +22,10 @@ def judged_of(run: Run) -> pd.DataFrame:
         raise UsageError(f"{run.path.name} judged no answers about images; a run of `headscope eval` does")
     with whole(run, name):
         kinds = {"value": float, "low": float, "high": float, "task": str, "metric": str}
-        return run_table(run, name).astype(kinds)
+        table = run_table(run, name).astype(kinds)
+    if table.empty or table[["task", "metric", "condition", "kind"]].isna().any(axis=None):
+        raise UsageError(f"the judgements of {run.path.name} have no rows, or gaps; make the run again")
+    return table
 
 
 def judged_runs(runs: Path, cards: Sequence[RunCard], card: RunCard) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from headscope.runs import Run
 from probes import ProbeResult
 
 COMMAND = "probe"
+SHARES = " shares"
 _MOST, _NAMED = 40, 24
 _ORDER = (
     *("low", "high", "control", "selectivity", "found", "fdr", "random", "untrained", "majority", "mean"),
@@ -33,6 +34,12 @@ def results_of(run: Run) -> dict[str, ProbeResult]:
     if not keys:
         raise UsageError(f"{run.path} holds no finished probe yet; the same command with --resume goes on with it")
     return {key: read_probe(run, key) for key in keys}
+
+
+def shares_of(tables: Sequence[str], key: str) -> str:
+    """The table of what the model itself chooses in the set that a result is of; empty where there is none."""
+    of_set = [name for name in tables if name.endswith(SHARES) and key.startswith(f"{name.removesuffix(SHARES)} ")]
+    return max(of_set, key=len, default="")
 
 
 def of_heads(result: ProbeResult) -> bool:

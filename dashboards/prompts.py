@@ -32,16 +32,24 @@ class Example:
 
 def task_of(facts: Mapping[str, Any]) -> Needle | None:
     """The needle task that a run says it was made with; None for any other, and for one that reads files."""
+    return part_of(facts)[0]
+
+
+def part_of(facts: Mapping[str, Any]) -> tuple[Needle | None, Subset | None]:
+    """That task, and which part of it was asked, None for all of it."""
     config = facts.get("config")
     text = (config.get("task") or config.get("scoring")) if isinstance(config, Mapping) else None
     if not isinstance(text, str):
-        return None
+        return None, None
     try:
-        task = parse_call(text, {"Needle": Needle, "Subset": Subset})
+        stated = parse_call(text, {"Needle": Needle, "Subset": Subset})
     except UsageError:
-        return None
-    task = task.task if isinstance(task, Subset) else task
-    return task if isinstance(task, Needle) and task.haystack is None and not task.facts else None
+        return None, None
+    part = stated if isinstance(stated, Subset) else None
+    task = stated if part is None else part.task
+    if not isinstance(task, Needle) or task.haystack is not None or task.facts:
+        return None, None
+    return task, part
 
 
 def examples(model: HookedModel, task: Needle | None) -> dict[str, Example]:

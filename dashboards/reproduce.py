@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dashboards.made_by import filter_words, sinks_words, sweep_words
-from dashboards.prompts import task_of
+from dashboards.prompts import part_of
 from headscope.heads import Head
-from tasks import Needle
+from tasks import Needle, Subset
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,13 @@ def command_of(facts: Mapping[str, Any]) -> str:
 
 
 def _retrieval(facts: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    task = task_of(facts)
+    task, part = part_of(facts)
     start = ["headscope", "heads", "retrieval", *_options(config, "model")]
-    return [] if task is None else [*start, *_needle(task), *_options(config, "variant", "top_k", "dtype")]
+    return [] if task is None else [*start, *_needle(task, part), *_options(config, "variant", "top_k", "dtype")]
 
 
 def _ablate(facts: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    task, heads = task_of(facts), config.get("heads")
+    (task, part), heads = part_of(facts), config.get("heads")
     if task is None or not isinstance(heads, list):
         return []
     chosen = ["--heads", ",".join(map(str, heads))]
@@ -119,7 +119,7 @@ def _ablate(facts: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
         *("headscope", "ablate", "heads"),
         *_options(config, "model"),
         *chosen,
-        *_needle(task),
+        *_needle(task, part),
         *_options(config, "mode", "phase", "draws", "dtype"),
     ]
 
@@ -128,12 +128,17 @@ def _answers(facts: Mapping[str, Any]) -> str:
     return "retrieval_answers" if facts.get("command") == "demo" else "answers"
 
 
-def _needle(task: Needle) -> list[str]:
-    """Options of a needle task; depths that were named one by one cannot be given on the command line."""
+def _needle(task: Needle, part: Subset | None) -> list[str]:
+    """Options of a needle task and its part; depths that were named one by one cannot be given on the command line."""
     count = task.depths if isinstance(task.depths, int) else len(task.depths)
     lengths = ",".join(map(str, task.lengths))
     numbers = {"depths": count, "repeats": task.repeats, "needles": task.n_needles, "seed": task.seed}
-    return ["--lengths", lengths, *(word for name, value in numbers.items() for word in (f"--{name}", str(value)))]
+    words = ["--lengths", lengths, *(word for name, value in numbers.items() for word in (f"--{name}", str(value)))]
+    if part is not None and part.limit is not None:
+        words += ["--limit", str(part.limit)]
+    if part is not None and part.shard[1] > 1:
+        words += ["--shard", f"{part.shard[0] + 1}/{part.shard[1]}"]
+    return words
 
 
 def _options(config: Mapping[str, Any], *names: str) -> Sequence[str]:

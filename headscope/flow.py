@@ -30,7 +30,7 @@ class Flow:
     """State of the forward pass that is running; made by `hooks()` and gone with it."""
 
     def __init__(self, hf: nn.Module) -> None:
-        self._signature = inspect.signature(hf.forward)
+        self._signature = _names_only(inspect.signature(hf.forward))
         self.takes = frozenset(self._signature.parameters)
         self._image_tokens = image_tokens(getattr(hf, "config", None))
         self._mask: Tensor | None = None
@@ -170,6 +170,12 @@ class Flow:
             return place
         end = torch.where(image, places + 1, 0).max(1).values
         return replace(place, image=image[:, past:], image_keys=_last(image, keys, False), image_end=end)
+
+
+def _names_only(signature: inspect.Signature) -> inspect.Signature:
+    """Without defaults and annotations, which need not exist where a copy of the flow follows a model."""
+    empty = inspect.Parameter.empty
+    return inspect.Signature([one.replace(default=empty, annotation=empty) for one in signature.parameters.values()])
 
 
 def image_tokens(config: Any) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from headscope.backends import BackendName, opened, wrapped
+from headscope.backends import BackendName, opened, served, wrapped
 from headscope.check import SelfCheck, check_model
 from headscope.costs import Cost, require_memory, statistics_cost
 from headscope.encoding import Batch, encode, layout_of, pad_left, tokenizer_of, tokens_of
@@ -79,7 +79,7 @@ class HookedModel:
         self.revision = revision or getattr(hf.config, "_commit_hash", None)
         self.example = dict(inside.example)
         self.doors = inside.doors
-        self.sites = discover(hf, self.example, self.doors)
+        self.sites = inside.sites or discover(hf, self.example, self.doors)
         self._active: tuple[Hook, ...] = ()
         self._flow = Flow(hf)
         self._installed = ExitStack()
@@ -96,6 +96,7 @@ class HookedModel:
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
         backend: BackendName = "transformers",
+        remote: bool | str = False,
         device_map: DeviceMap | None = None,
     ) -> "HookedModel":
         """A model from a folder, the hub, or the zoo (`zoo:needle`), in eval mode; device is CUDA where there is one.
@@ -103,20 +104,28 @@ class HookedModel:
         `backend` names the library whose model is hooked (see `headscope.backends`): the numbers are the same.
         `device_map` (`"auto"`, or a dictionary of modules) spreads a model that is too large for one device over all
         there are, with accelerate, and stands in the place of `device`. Weights are read from safetensors only unless
-        `allow_pickle`. Raises UsageError for what does not exist.
+        `allow_pickle`. With `backend="nnsight"`, `remote=True` sends every pass to NDIF and loads no weights, an address
+        sends them to a server of one's own, and `"local"` is a dry run of the same. Raises UsageError for what does not
+        exist.
         """
-        hf, processor = load_pretrained(
-            name_or_path,
-            dtype=dtype,
-            device=device,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-            device_map=device_map,
-        )
-        return cls(
-            wrapped(hf, processor, str(name_or_path), backend), processor, name=str(name_or_path), revision=revision
-        )
+        name = str(name_or_path)
+
+        def loaded() -> tuple[PreTrainedModel, Any]:
+            return load_pretrained(
+                name_or_path,
+                dtype=dtype,
+                device=device,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                allow_pickle=allow_pickle,
+                device_map=device_map,
+            )
+
+        if remote:
+            model = served(name, remote, backend, loaded, revision=revision, trust_remote_code=trust_remote_code)
+            return cls(model, name=name, revision=revision)
+        hf, processor = loaded()
+        return cls(wrapped(hf, processor, name, backend), processor, name=name, revision=revision)
 
     def __repr__(self) -> str:
         stacks = ", ".join(f"{s}: {len(self.layers(s))} x {self.sites_of(s)[0].n_heads} heads" for s in self.stacks)
@@ -493,6 +502,11 @@ class HookedModel:
             raise UnsupportedModelError(f"{self.name} has no output projection that takes the heads of layer {layer}")
         module = self.hf.get_submodule(site.projection)
         with align_module_device(module):  # a weight that is kept elsewhere is fetched
+            if module.weight.is_meta:
+                raise UnsupportedModelError(
+                    f"the weights of {self.name} are on a server, so its output projections cannot be read; load the "
+                    "model without remote="
+                )
             weight = module.weight if isinstance(module, Conv1D) else module.weight.T
             return weight.reshape(site.n_heads, site.d_head, -1)
 

@@ -48,6 +48,7 @@ def installed(
     modules = dict(hf.named_modules())
     attention: dict[nn.Module, _Attention] = {}
     with ExitStack() as stack:
+        stack.enter_context(doors.carrying(hooks, flow.before_forward))
         for site in sites:
             mine = [hook for hook in hooks if (hook.where.stack or main_stack) == site.stack and _heads(hook, site)]
             if not mine:

@@ -6,6 +6,7 @@ kept as they are. The version of the schema stands in the file's own metadata, u
 
 import json
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,20 @@ import torch
 
 from headscope.errors import UsageError
 from headscope.files import write_new
-from headscope.heads import Head
 from headscope.runs import Run
+from headscope.score_columns import COLUMNS, ORIGIN, as_arrow, checked_rows
 from headscope.scores import HeadScores
+
+__all__ = [
+    "COLUMNS",
+    "RUN_TABLE",
+    "SCHEMA",
+    "head_table",
+    "read_head_table",
+    "save_head_table",
+    "scores_of_table",
+    "write_head_table",
+]
 
 SCHEMA = 1
 """Version of the table that `write_head_table` writes."""
@@ -27,45 +39,26 @@ RUN_TABLE = "head_scores"
 """Name of the table in a run."""
 
 _KIND = "head scores"
-_TEXT, _WHOLE, _NUMBER = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
-_COLUMNS = {
-    "model": _TEXT,
-    "revision": _TEXT,
-    "layer": _WHOLE,
-    "head": _WHOLE,
-    "name": _TEXT,
-    "metric": _TEXT,
-    "value": _NUMBER,
-    "low": _NUMBER,
-    "high": _NUMBER,
-    "n": _WHOLE,
-    "seed": _WHOLE,
-    "template": _TEXT,
-}
-COLUMNS = tuple(_COLUMNS)
-"""Columns that every head-score table has, in this order."""
-
-_ORIGIN = ("model", "revision", "metric", "seed", "template")
-_KEY = [*_ORIGIN, "layer", "head"]
-_FILLED = ("layer", "head", "name", "metric", "value", "n")
-_TOLERANCE = 1e-6  # a mean kept in float32 may lie that far outside an interval worked out in float64
 _MOST_HEADS = 10**6
 _NEXT = "write it with headscope.score_table.write_head_table, which checks a DataFrame and adds what is missing"
 
 
 def head_table(scores: Iterable[HeadScores]) -> pd.DataFrame:
-    """One table of several scores; UsageError if two of them say something about the same head, model and metric."""
-    tables = [one.to_dataframe() for one in scores]
+    """One table of several scores; UsageError if two of them say something about the same head, model and metric.
+
+    A seed that is no whole number has no place in the table, and is left out.
+    """
+    tables = [_described(one).to_dataframe() for one in scores]
     if not tables:
         raise UsageError("a head-score table was asked for of no scores; give at least one HeadScores")
-    typed = [_checked(_as_arrow(table, "the scores"), "the scores") for table in tables]
-    return _checked(_as_arrow(pd.concat(typed, ignore_index=True), "the scores"), "the scores")
+    typed = [checked_rows(as_arrow(table, "the scores"), "the scores") for table in tables]
+    return checked_rows(as_arrow(pd.concat(typed, ignore_index=True), "the scores"), "the scores")
 
 
 def write_head_table(path: str | Path, table: pd.DataFrame) -> None:
     """A new parquet file with the table; UsageError if it is no head-score table or the file exists."""
-    checked = _checked(_as_arrow(table, "the table"), "the table")
-    arrow = _as_arrow(checked, "the table")
+    checked = checked_rows(as_arrow(table, "the table"), "the table")
+    arrow = as_arrow(checked, "the table")
     about = json.dumps({"table": _KIND, "schema": SCHEMA}).encode()
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"headscope": about})
     write_new(Path(path), lambda file: pyarrow.parquet.write_table(arrow, file))
@@ -78,7 +71,7 @@ def read_head_table(path: str | Path) -> pd.DataFrame:
     that cannot be: it names the first of them.
     """
     path = Path(path)
-    return _checked(_read(path), str(path))
+    return checked_rows(_read(path), str(path))
 
 
 def save_head_table(run: Run, scores: Iterable[HeadScores]) -> None:
@@ -96,11 +89,11 @@ def scores_of_table(
     intervals cannot be computed again: those of the table stay in the table, and `meta` says so. UsageError lists what
     there is where the table has scores of several models, metrics, seeds or templates.
     """
-    chosen = _checked(_as_arrow(table, source), source)
+    chosen = checked_rows(as_arrow(table, source), source)
     for column, wanted in (("model", model), ("metric", metric)):
         if wanted is not None:
             chosen = chosen[chosen[column] == wanted]
-    origins = [_origin(values) for values in chosen[list(_ORIGIN)].drop_duplicates().itertuples(index=False)]
+    origins = [_origin(values) for values in chosen[list(ORIGIN)].drop_duplicates().itertuples(index=False)]
     if len(origins) != 1:
         there = table[["model", "metric"]].drop_duplicates().itertuples(index=False)
         listed = "; ".join(f"model {one.model!r}, metric {one.metric!r}" for one in there)
@@ -121,69 +114,12 @@ def scores_of_table(
     )
 
 
-def _checked(table: Any, source: str) -> pd.DataFrame:
-    """The table with its columns in order and in their types; UsageError says what is wrong in `source`."""
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise UsageError(f"{source} has no column {', '.join(missing)}; a head-score table has {', '.join(COLUMNS)}")
-    typed = {name: _typed(table[name], name, source) for name in COLUMNS}
-    frame = pyarrow.table(typed).to_pandas(types_mapper={_WHOLE: pd.Int64Dtype()}.get)
-    for name in _FILLED:
-        if frame[name].isna().any():
-            raise UsageError(f"{source} has no {name} in row {frame[name].isna().idxmax()}; fill it in")
-    frame = frame.astype({"layer": "int64", "head": "int64", "n": "int64"})
-    _check_rows(frame, source)
-    others = [name for name in table.column_names if name not in COLUMNS]
-    return pd.concat([frame, table.select(others).to_pandas()], axis=1) if others else frame
-
-
-def _check_rows(frame: pd.DataFrame, source: str) -> None:
-    if frame.empty:
-        raise UsageError(f"{source} has no rows; a head-score table has one for each head")
-    room = _TOLERANCE * frame["value"].abs().clip(lower=1)
-    inside = (frame["low"] - room <= frame["value"]) & (frame["value"] <= frame["high"] + room)
-    finite = ~frame[["value", "low", "high"]].isin([float("inf"), float("-inf")]).any(axis=1)
-    names = [str(Head(layer, head)) for layer, head in zip(frame["layer"], frame["head"], strict=True)]
-    rules = {
-        "has a negative layer or head; count from 0": (frame["layer"] >= 0) & (frame["head"] >= 0),
-        "has a name that is not its layer and head; write L5H3": frame["name"] == names,
-        "has an n below 1; n is the number of samples behind the value": frame["n"] >= 1,
-        "has an infinite value or interval; give finite numbers": finite,
-        "has one end of an interval only; give both or none": frame["low"].isna() == frame["high"].isna(),
-        "has its value outside low to high": inside | frame["low"].isna() | frame["high"].isna(),
-        "stands there twice, for the same model, metric, seed and template; keep one": ~frame.duplicated(_KEY),
-    }
-    for said, fine in rules.items():
-        if not fine.all():
-            row = int((~fine).to_numpy().argmax())
-            raise UsageError(f"{source}: {frame['name'][row]} ({frame['metric'][row]}, row {row}) {said}")
-
-
-def _typed(column: Any, name: str, source: str) -> Any:
-    wanted = _COLUMNS[name]
-    fits = {
-        _TEXT: _is_text,
-        _WHOLE: lambda kind: pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind),
-        _NUMBER: lambda kind: pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind),
-    }[wanted]
-    try:
-        if pyarrow.types.is_null(column.type) or fits(column.type):
-            return column.cast(wanted)  # a fraction where a whole number belongs does not cast
-    except pyarrow.ArrowInvalid:
-        pass
-    raise UsageError(f"{source}: the column {name} holds {column.type}, a head-score table has {wanted} there")
-
-
-def _is_text(kind: Any) -> bool:
-    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
-
-
-def _as_arrow(table: pd.DataFrame, source: str) -> Any:
-    try:
-        return pyarrow.Table.from_pandas(table, preserve_index=False)
-    except (pyarrow.ArrowException, ValueError) as error:
-        raise UsageError(f"{source} mixes types in a column ({error}); use one type in each") from error
+def _described(scores: HeadScores) -> HeadScores:
+    """The scores with what the table says of them only, in the table's types."""
+    meta = {key: str(scores.meta[key]) for key in ("model", "revision", "template") if scores.meta.get(key) is not None}
+    seed = scores.meta.get("seed")
+    whole = {"seed": int(seed)} if isinstance(seed, Integral) and not isinstance(seed, bool) else {}
+    return HeadScores(scores.samples, scores.metric, meta | whole)
 
 
 def _read(path: Path) -> Any:
@@ -192,7 +128,8 @@ def _read(path: Path) -> Any:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise UsageError(f"{path} is not a whole parquet file ({error}); fetch or compute it again") from error
+        said = " ".join(str(error).split())[:120]
+        raise UsageError(f"{path} is not a whole parquet file ({said}); fetch or compute it again") from error
     _check_schema((table.schema.metadata or {}).get(b"headscope"), path)
     return table
 
@@ -212,5 +149,5 @@ def _check_schema(about: bytes | None, path: Path) -> None:
 
 
 def _origin(values: Any) -> dict[str, Any]:
-    found = {name: None if pd.isna(value) else value for name, value in zip(_ORIGIN, values, strict=True)}
+    found = {name: None if pd.isna(value) else value for name, value in zip(ORIGIN, values, strict=True)}
     return found | {"seed": None if found["seed"] is None else int(found["seed"])}

@@ -3,6 +3,8 @@
 As in T3 (Li et al. 2024, arXiv 2410.06166), which asks a model about clips and about captions of their frames: where it
 fails on both, the pictures are not to blame. All objects come first as often as second, and samples of the same two
 objects are one group, so that what a probe reads is order, not objects.
+
+zoo:scenes knows all of these words but saw one image at a time when it was trained; zoo:needle refuses them.
 """
 
 import random

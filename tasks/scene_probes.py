@@ -1,7 +1,8 @@
 """What is in a scene, in which colour and where, as questions whose answers a probe is to read.
 
 Only objects that can be seen are asked about; the hardly visible ones of `tasks.scene_world` could not be read by anyone.
-Samples of one scene are one group.
+Samples of one scene are one group. zoo:scenes was taught to answer questions of presence and colour; it knows the words
+of the question of position as well, but not those of its answers, so these can be read in it and not asked for.
 """
 
 from collections.abc import Iterator

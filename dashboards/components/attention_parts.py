@@ -90,7 +90,7 @@ def tokens(prompt: Prompt, reading: Reading, head: Head) -> pd.DataFrame:
         f"{head} at token {reading.query}, “{prompt.texts[reading.query]}”: most on {most}. Deeper colour is more "
         f"attention, a thick frame marks the token that attends.{needle}{sinks} A click asks for another token."
     )
-    token_map.show(shown, alt_text=said, key=str(head))
+    token_map.show(shown, alt_text=said, key=f"{head} {reading.query}")
     return table
 
 

@@ -23,17 +23,19 @@ _AROUND = 100
 
 def show(table: pd.DataFrame, *, title: str, alt_text: str, chosen: Head, key: str) -> None:
     """The map of `table` (layer, head, name, value, and low, high, se and n if known); a click chooses the head."""
+    # A new chart for every choice: an old one holds on to its last click, and would not tell of the same one again.
+    key = f"map: {key} {chosen}"
     st.altair_chart(
-        head_map(table, title=title, chosen=chosen, key=key),
-        key=f"map: {key}",
-        on_select=lambda: _take(f"map: {key}"),
+        head_map(table, title=title, chosen=chosen),
+        key=key,
+        on_select=lambda: _take(key),
         selection_mode=_CLICKED,
         alt=alt_text,
     )
     st.caption(plain(alt_text))
 
 
-def head_map(table: pd.DataFrame, *, title: str, chosen: Head, key: str = "") -> alt.Chart:
+def head_map(table: pd.DataFrame, *, title: str, chosen: Head) -> alt.Chart:
     """The chart alone."""
     palette = PALETTES[mode()]
     clicked = alt.selection_point(name=_CLICKED, fields=["name"], toggle=False)

@@ -7,14 +7,16 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from dashboards.components import address, figure, notice
+from dashboards.components import address, condition_bars, figure, notice
 from dashboards.head_facts import HeadFacts, sample_values
 from dashboards.plain import plain
 from dashboards.suggested import command, of_model
 from dashboards.theme import PALETTES
-from headscope.figures import causal_bars
 from headscope.heads import Head
 from headscope.scores import HeadScores
+
+_NUMBERS_FIRST = ("score", "value", "low", "high", "rank", "of", "n", "active", "run", "metric")
+"""A phone shows the first few columns."""
 
 
 def scores(found: Mapping[str, HeadFacts], head: Head) -> pd.DataFrame:
@@ -28,6 +30,7 @@ def scores(found: Mapping[str, HeadFacts], head: Head) -> pd.DataFrame:
     st.dataframe(
         table,
         hide_index=True,
+        column_order=_NUMBERS_FIRST if figure.narrow() else None,
         column_config={
             "rank": st.column_config.NumberColumn(help="1 is the highest mean of all heads"),
             "of": st.column_config.NumberColumn(help="heads that are ranked"),
@@ -74,7 +77,7 @@ def removed(found: Mapping[str, HeadFacts], head: Head, runs: Path, model: str) 
     what = ", ".join(filter(None, (table["removed"].iloc[0], table["how"].iloc[0])))
     said = f"{name}: answers right without {what}, and beside it the controls"
     with notice.guarded():
-        figure.show(causal_bars(table, title="answers right"), alt=said, key="head: removed")
+        condition_bars.show(table, title="answers right", alt=said, key="head: removed")
 
 
 def tables(found: Mapping[str, HeadFacts], head: Head) -> None:

@@ -44,7 +44,7 @@ def texts(before: Written, after: Written, new_tokens: int) -> pd.DataFrame:
             st.subheader(title)
             st.code(one.text.strip() or _NOTHING, language=None, wrap_lines=True)
             ended = "It ended by itself" if one.ended else f"Cut off at {new_tokens} tokens"
-            st.caption(f"{ended}; {len(one.tokens)} tokens.")
+            st.caption(f"{ended}; {len(one.tokens)} {'token' if len(one.tokens) == 1 else 'tokens'}.")
     table = edited.word_table(before.text, after.text)
     st.subheader("Word by word")
     if table.empty or (table["change"] == "same").all():

@@ -6,7 +6,7 @@ from pathlib import Path
 import streamlit as st
 
 from dashboards import cached
-from dashboards.components import address, notice
+from dashboards.components import address, figure, notice
 from dashboards.plain import plain
 from dashboards.reading import RunCard
 from dashboards.settings import Settings
@@ -48,6 +48,8 @@ def choose(settings: Settings) -> None:
             labels = {one.name: f"{one.name} (damaged)" if one.problem else one.name for one in cards}
             card = names[address.choose("Run", tuple(names), name="run", labels=labels)]
         st.caption(f"{len(cards)} {'run' if len(cards) == 1 else 'runs'} in {plain(settings.runs)}")
+    if card is not None and figure.narrow():
+        st.caption(f"Run: {plain(card.name)}")  # the sidebar, which says it otherwise, is folded away
     st.session_state[_KEY] = Place(settings, cards, card)
 
 

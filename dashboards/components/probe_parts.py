@@ -18,8 +18,6 @@ from headscope.heads import Head
 from headscope.runs import Run
 from probes import ProbeResult
 
-_SHARES = " shares"
-
 
 def nothing(place: Place) -> None:
     """What to do where the chosen run is none of probes."""
@@ -98,13 +96,12 @@ def compared(place: Place, name: str, key: str, result: ProbeResult) -> None:
 
 def shares(run: Run, key: str) -> None:
     """What the model itself chooses of a set's options, where that was scored."""
-    of_sets = sorted((name for name in run.table_names() if name.endswith(_SHARES)), key=len, reverse=True)
-    table_name = next((name for name in of_sets if key.startswith(f"{name.removesuffix(_SHARES)} ")), "")
+    table_name = probed.shares_of(run.table_names(), key)
     if not table_name:
         return
     st.subheader("What the model itself chooses")
     with notice.guarded("The shares cannot be shown."):
-        table, title = run_table(run, table_name), table_name.removesuffix(_SHARES)
+        table, title = run_table(run, table_name), table_name.removesuffix(probed.SHARES)
         best = table.loc[table["share"].idxmax()]
         said = f"Share of every option of {title}, by likelihood: most often {best['kind']}, {best['share']:.0%}"
         figure.show(share_bars(table, title), alt=said, key="probes: shares")

@@ -7,12 +7,12 @@ import streamlit as st
 
 from dashboards import cached
 from dashboards.atlas import map_caption
-from dashboards.components import address, figure, head_map, notice
+from dashboards.components import address, condition_bars, figure, head_map, notice
 from dashboards.reading import RunCard, open_run
 from dashboards.retrieval_data import SCORE, answers_of, causal_runs, families_of, how_removed, with_head
 from dashboards.sink_data import whole
 from dashboards.suggested import command, of_model
-from headscope.figures import causal_bars, frequency_scatter, length_depth_map, score_histogram
+from headscope.figures import frequency_scatter, length_depth_map, score_histogram
 from headscope.heads import Head
 from headscope.runs import Run
 from headscope.scores import HeadScores
@@ -80,8 +80,8 @@ def causes(runs: Path, cards: Sequence[RunCard], card: RunCard) -> None:
     with notice.guarded("These conditions cannot be shown."):
         run = open_run(runs, name)
         table, how = families_of(run), how_removed(run.facts)
-        with whole(run, "families"):
-            drawn = causal_bars(table, title="answers right")
-            n = f"; n = {table['n'].iloc[0]:g} prompts" if "n" in table else ""
         said = "Share of answers that are right under each condition; dotted: nothing edited; bars of controls in blue"
-        figure.show(drawn, alt=f"{said}{f'; removed: {how}' if how else ''}{n}", key="causal")
+        with whole(run, "families"):
+            n = f"; n = {table['n'].iloc[0]:g} prompts" if "n" in table else ""
+            said += f"{f'; removed: {how}' if how else ''}{n}"
+            condition_bars.show(table, title="answers right", alt=said, key="causal")

@@ -17,7 +17,10 @@ _LINE, _AROUND = 30, 12
 
 
 def show(table: pd.DataFrame, *, alt_text: str, key: str) -> None:
-    """The map of `attention.token_table`; a click asks for that token's own attention."""
+    """The map of `attention.token_table`; a click asks for that token's own attention.
+
+    `key` tells the token that attends: an old chart holds on to its last click, and would not tell of the same one again.
+    """
     st.altair_chart(
         token_map(table),
         key=f"tokens: {key}",

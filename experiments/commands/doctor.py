@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 
 from experiments.console import print_check, print_json, print_table
-from experiments.options import AllowPickle, Device, Dtype, Json, TrustCode, load_model
+from experiments.options import AllowPickle, Device, Dtype, Json, TrustCode
+from headscope import HookedModel
+from headscope.backends import BackendName
 
 
 def doctor(
@@ -14,11 +16,19 @@ def doctor(
     dtype: Dtype = "auto",
     trust_remote_code: TrustCode = False,
     allow_pickle: AllowPickle = False,
+    backend: Annotated[BackendName, typer.Option(help="Library whose model is hooked; the numbers are the same.")] = (
+        "transformers"
+    ),
     json: Json = False,
 ) -> None:
     """Check that a model can be hooked: what was found, and each fact with its number. Exit code 1 if one fails."""
-    hooked = load_model(
-        model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+    hooked = HookedModel.load(
+        model,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+        backend=backend,
     )
     check = hooked.check()
     stacks = [
@@ -33,9 +43,9 @@ def doctor(
         for stack in hooked.stacks
     ]
     if json:
-        print_json({"model": model, "passed": check.passed, "stacks": stacks, "checks": check.to_records()})
+        print_json({"model": model, "backend": backend, "passed": check.passed, "stacks": stacks, "checks": check.to_records()})
     else:
-        print_table(stacks, title=repr(hooked))
+        print_table(stacks, title=f"{hooked!r} through {backend}")
         print_check(check)
     if not check.passed:
         raise typer.Exit(1)

@@ -50,7 +50,8 @@ def export(
         if format == "headvis":
             wanted = _heads(kept, heads, top)
             write_headvis(hooked, texts, out, heads=wanted, scores=kept, min_weight=min_weight)
-            written = f"{'all' if wanted is None else len(wanted)} heads over {sum(len(hooked.tokens(one).ids) for one in texts)} tokens"
+            tokens = sum(len(hooked.tokens(one).ids) for one in texts)
+            written = f"{'all' if wanted is None else len(wanted)} heads over {tokens} tokens"
         else:
             written = _write_page(hooked, texts, out, _layers(layers), view)
     if json:

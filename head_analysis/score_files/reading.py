@@ -37,8 +37,9 @@ def read_score_file(
     """The scores in a file that another project published, or in a head-score table.
 
     `format` is found out unless given. `model` is what the file or its settings say, or the file's name without its
-    endings; in a head-score table it chooses among the models there. `query_heads` spreads scores of key-value heads (DuoAttention) over that many query heads a layer. UsageError
-    says what is wrong with a file that is missing, cut short, or in another form.
+    endings; in a head-score table it chooses among the models there. `query_heads` spreads scores of key-value heads
+    (DuoAttention) over that many query heads a layer. UsageError says what is wrong with a file that is missing, cut
+    short, or in another form.
     """
     content = _opened(path)
     form = _known(format) if format is not None else _detected(content)
@@ -110,8 +111,8 @@ def _told_apart(content: Content) -> Format:
         return "retrieval-head"
     raise UsageError(
         f"{content.path} has the form of Retrieval_Head and of HeadKV, and its scores are no counts over a length, which "
-        "those of Retrieval_Head are; say what it is (headscope heads import --format): headkv for attention to the needle, "
-        "retrieval-head for any other scores"
+        "those of Retrieval_Head are; say what it is (headscope heads import --format): headkv for attention to the "
+        "needle, retrieval-head for any other scores"
     )
 
 

@@ -1,6 +1,6 @@
 """Adapters: how hooks reach into the models of each library. Everything above sees `Doors` and nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -27,6 +27,8 @@ class Opened:
     example: Mapping[str, Tensor]
     """Inputs that the model accepts."""
     doors: Doors
+    sites: tuple[Any, ...] = ()
+    """Its attention layers, where they had to be found in another way."""
 
 
 def opened(model: Any, processor: Any, example: Mapping[str, Tensor] | None) -> Opened:
@@ -38,6 +40,9 @@ def opened(model: Any, processor: Any, example: Mapping[str, Tensor] | None) -> 
         processor = processor or getattr(model, "processor", None) or model.tokenizer
         hf = model.original_model
         return Opened(hf, processor, example or example_inputs(hf, processor), BridgeDoors(model))
+    if is_served(model):
+        hf, example, sites = model.opened(example)
+        return Opened(hf, model.processor, example, TraceDoors(hf), sites)
     if is_traced(model):
         processor = processor or getattr(model, "tokenizer", None)
         example = example or example_inputs(model._module, processor)
@@ -58,3 +63,30 @@ def wrapped(hf: PreTrainedModel, processor: Any, name: str, backend: str) -> Any
     if backend == "transformer_lens":
         return bridged(hf, processor, name)
     return traced(hf, processor) if backend == "nnsight" else hf
+
+
+def served(
+    name: str, remote: bool | str, backend: str, load: Callable[[], tuple[PreTrainedModel, Any]], **options: Any
+) -> Any:
+    """A model whose passes run where `remote` says; `load` is called for a dry run only, which needs weights here.
+
+    `options` are those of `described`. UsageError for another backend than nnsight, for a place that does not exist, for a
+    missing key, and for a model that does not generate text.
+    """
+    if backend != "nnsight":
+        raise UsageError(f"remote={remote!r} needs backend='nnsight'; the models of {backend} run here only")
+    from headscope.backends import remote as there  # brings nnsight along
+    from headscope.backends.served import Served, described
+
+    place = there.place_of(remote)
+    if place.host is not None:
+        return described(name, place, **options)
+    hf, processor = load()
+    if not hf.can_generate():
+        raise UsageError(f"remote={remote!r} takes models that generate text, and {name} is a {type(hf).__name__}")
+    return Served(traced(hf, processor), processor, place)
+
+
+def is_served(model: object) -> bool:
+    """Whether passes of the model run somewhere else; nnsight is not imported to find out."""
+    return type(model).__module__ == "headscope.backends.served"

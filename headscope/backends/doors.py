@@ -4,8 +4,8 @@ Interventions are the same everywhere, and so is what they are told of their pla
 call, a module's input or a module's output is got hold of, and how what an intervention returns is put in their place.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -44,6 +44,12 @@ class Doors(Protocol):
     def attention(self, handlers: Mapping[nn.Module, AttentionHandler]) -> AbstractContextManager[None]:
         """Inside the block, the attention calls of these modules go to their handlers."""
 
+    def carrying(self, hooks: Sequence[Any], announce: Callable[..., None]) -> AbstractContextManager[None]:
+        """Inside the block these hooks are in force, and `announce(module, args, kwargs)` is called before every pass.
+
+        For libraries that run passes where neither a hook of the model nor what an intervention keeps can be seen.
+        """
+
     def before(self, module: nn.Module, edit: Before) -> Remove:
         """From now on `edit` sees the arguments of every call of the module; calling what is returned ends it."""
 
@@ -59,6 +65,10 @@ class TorchDoors:
     def attention(self, handlers: Mapping[nn.Module, AttentionHandler]) -> AbstractContextManager[None]:
         """Through `route_attention`."""
         return route_attention(handlers)
+
+    def carrying(self, hooks: Sequence[Any], announce: Callable[..., None]) -> AbstractContextManager[None]:
+        """Nothing to do: passes run here."""
+        return nullcontext()
 
     def before(self, module: nn.Module, edit: Before) -> Remove:
         """A forward pre-hook."""

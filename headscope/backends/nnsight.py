@@ -4,7 +4,7 @@ Under any kernel, nnsight lets the arguments and the result of a model's call of
 written, so queries, keys, values and mask are taken there and what the handlers return is put in the result's place: rows
 are worked out by the engine, and no n x n pattern is ever asked of the model. Every pass of the model is one trace, and
 every answer one trace with a turn for each token. What a turn touches must be touched in the order in which the model
-runs, which is noted in a pass beforehand.
+runs, which is noted in a pass beforehand. A trace may run on a server: see `remote`.
 """
 
 import logging
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope.backends.doors import After, AttentionHandler, Before, Remove
+from headscope.backends.traces import Kind, Step, Work, generated
 from headscope.backends.transformers import AttentionCall, route_attention
 from headscope.errors import UnsupportedModelError
 
@@ -31,7 +32,7 @@ _SENSES = re.compile(r"(^|[._])(vision|visual|image|vit|audio|speech)")
 class Event:
     """One moment of a forward pass: a module is called, it calls its attention function, or it returns."""
 
-    kind: Literal["in", "attention", "out"]
+    kind: Kind
     module: str
 
 
@@ -41,12 +42,15 @@ class TracedModel:
     Hooks that are registered on it are called before and after every pass, at each token of `generate` too.
     """
 
-    def __init__(self, traced: Any, order: tuple[Event, ...]) -> None:
+    def __init__(self, traced: Any, order: tuple[Event, ...], place: Any = None) -> None:
+        """`place` is where passes run (`remote.Place`); None for this process."""
         own = vars(self)
         own["_traced"] = traced
         own["_order"] = order
+        own["_place"] = place
         own["_before"], own["_after"] = [], []
         own["_edits"] = defaultdict(list)
+        own["_carried"] = []  # what is in force: hooks, and what must be told of every pass
         own["_envoys"] = {envoy._module: envoy for envoy in traced.modules()}  # a path may name a child or an output
         own["_prompted"] = hasattr(traced, "tokenizer")  # takes its inputs as a prompt, not as arguments by name
 
@@ -54,6 +58,12 @@ class TracedModel:
     def __class__(self) -> type:  # type: ignore[override]
         """That of the model, for whoever asks what kind of model this is."""
         return type(self._traced._module)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs are made: with the weights, or on the CPU where they are somewhere else."""
+        found = self._traced._module.device
+        return torch.device("cpu") if found.type == "meta" else found
 
     def __getattr__(self, name: str) -> Any:
         return getattr(vars(self)["_traced"]._module, name)
@@ -74,28 +84,35 @@ class TracedModel:
 
     def __call__(self, **kwargs: Any) -> Any:
         """One pass, in one trace."""
-        model, turn, found = self._traced, partial(self._turn, kwargs), []
-        with self._around(kwargs), model.trace(kwargs) if self._prompted else model.trace(**kwargs):
-            turn()
-            found.append(model.output)
+        model, found = self._traced, []
+        with self._around(kwargs):
+            work = self._work()
+            if self._place is not None:
+                return self._remote().passed(model, self._place, kwargs, work, self._hooks)
+            with model.trace(kwargs) if self._prompted else model.trace(**kwargs):
+                work.next((), kwargs)
+                found.append(model.output)
         return found[0]
 
-    def generate(self, **kwargs: Any) -> Tensor:
+    def generate(self, **kwargs: Any) -> Any:
         """As of the model; the edits are made at every token."""
         if self.config.is_encoder_decoder:
             raise UnsupportedModelError(
                 f"{type(self._traced._module).__name__} reads its prompt in an encoder before the passes that a trace "
                 "follows; generate with backend='transformers'"
             )
-        model, turns, found = self._traced, _Turns(self), []
+        model, found = self._traced, []
         inputs = {name: value for name, value in kwargs.items() if isinstance(value, Tensor)}
         settings = {name: value for name, value in kwargs.items() if name not in inputs}
-        with self._around(kwargs), self._images_inside(), warnings.catch_warnings():
+        with self._around(kwargs), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*was never reached.*")  # the answer ended before its limit
-            with model.generate(**settings) as tracer:
+            work = self._work()
+            if self._place is not None:
+                return self._remote().written(model, self._place, inputs, settings, work, self._hooks)
+            with model.trace(fn=partial(generated, model), **settings) as tracer:
                 with tracer.invoke(inputs):
                     for _ in tracer.iter[: settings["max_new_tokens"]]:
-                        turns.next(model.inputs)
+                        work.next(*model.inputs)
                 with tracer.invoke():
                     found.append(tracer.result)
         return found[0]
@@ -111,48 +128,30 @@ class TracedModel:
             for hook in list(self._after):
                 hook()
 
-    @contextmanager
-    def _images_inside(self) -> Iterator[None]:
-        """`generate` lets the model's own pass encode images, so that the passes noted and traced are alike."""
-        module = self._traced._module
-        name = "_supports_mm_encoder_outputs"
-        before = vars(module).get(name)
-        setattr(module, name, lambda: False)
-        try:
-            yield
-        finally:
-            delattr(module, name)
-            if before is not None:
-                setattr(module, name, before)
+    @property
+    def _hooks(self) -> tuple[Any, ...]:
+        return tuple(hook for hooks, _ in self._carried for hook in hooks)
 
-    def _turn(self, kwargs: Mapping[str, Any]) -> None:
-        """Makes the edits of one pass; called inside a trace."""
-        make_edits(self._steps(kwargs))
-
-    def _steps(self, kwargs: Mapping[str, Any]) -> list["_Step"]:
-        seeing = any("pixel" in name and value is not None for name, value in kwargs.items())
+    def _work(self) -> Work:
+        """The edits that are in force, in the order in which the model reaches them."""
         modules = dict(self._traced._module.named_modules())
-        return [
-            (event.kind, self._envoys[modules[event.module]], list(self._edits[event]))
+        steps: list[Step] = [
+            (
+                event.kind,
+                self._envoys[modules[event.module]],
+                list(self._edits[event]),
+                bool(_SENSES.search(event.module)),
+            )
             for event in self._order
-            if self._edits.get(event) and (seeing or not _SENSES.search(event.module))
+            if self._edits.get(event)
         ]
+        return Work(steps, [announce for _, announce in self._carried])
 
+    @staticmethod
+    def _remote() -> Any:
+        from headscope.backends import remote  # brings nnsight along
 
-class _Turns:
-    """The passes of one generation."""
-
-    def __init__(self, model: TracedModel) -> None:
-        self._model = model
-        self._first = True
-
-    def next(self, inputs: tuple[tuple, dict[str, Any]]) -> None:
-        args, kwargs = inputs
-        if not self._first:  # the first one was announced before the trace
-            for hook in list(self._model._before):
-                hook(self._model, args, kwargs)
-        self._first = False
-        self._model._turn(kwargs)
+        return remote
 
 
 class _Handle:
@@ -186,6 +185,16 @@ class TraceDoors:
         finally:
             for remove in removes:
                 remove()
+
+    @contextmanager
+    def carrying(self, hooks: Sequence[Any], announce: Callable[..., None]) -> Iterator[None]:
+        """Later passes of an answer are announced inside the trace, and hooks may have to travel with it."""
+        carried = (tuple(hooks), announce)
+        self._model._carried.append(carried)
+        try:
+            yield
+        finally:
+            self._model._carried.remove(carried)
 
     def before(self, module: nn.Module, edit: Before) -> Remove:
         """The module's inputs."""
@@ -243,10 +252,10 @@ def around(model: Any, example: Mapping[str, Tensor]) -> TracedModel:
             "this nnsight model is not dispatched, so it has no weights to run with; call model.dispatch(), or load it "
             "with dispatch=True"
         )
-    return TracedModel(model, _order(module, example))
+    return TracedModel(model, order_of(module, example))
 
 
-def _order(hf: nn.Module, example: Mapping[str, Tensor]) -> tuple[Event, ...]:
+def order_of(hf: nn.Module, example: Mapping[str, Tensor]) -> tuple[Event, ...]:
     """The events of one pass, in order."""
     events: list[Event] = []
     names = {module: name for name, module in hf.named_modules() if name}
@@ -270,55 +279,3 @@ def _order(hf: nn.Module, example: Mapping[str, Tensor]) -> tuple[Event, ...]:
 
 def _note(events: list[Event], event: Event, *_: object) -> None:
     events.append(event)
-
-
-_Step = tuple[Literal["in", "attention", "out"], Any, list[Any]]
-"""What is done at one moment of a pass: its kind, the module in the trace, and the edits in order."""
-
-
-def make_edits(steps: Sequence[_Step]) -> None:
-    """Makes the edits of one pass; called inside a trace."""
-    for kind, envoy, edits in steps:
-        if kind == "in":
-            given = edited = envoy.inputs
-            for edit in edits:
-                edited = edit(*edited) or edited
-            if edited is not given:
-                envoy.inputs = edited
-        elif kind == "out":
-            given = edited = envoy.output
-            for edit in edits:
-                after = edit(edited)
-                edited = edited if after is None else after
-            if edited is not given:
-                envoy.output = edited
-        else:
-            (handler,) = edits  # a module has one handler, which makes all edits of its attention
-            _handle(_attention_function(envoy), handler)
-
-
-def _handle(function: Any, handler: AttentionHandler) -> None:
-    args, kwargs = function.inputs
-    module, query, key, value, *rest = args
-    options = dict(kwargs)
-    mask = rest[0] if rest else options.pop("attention_mask", None)
-    given = (query, key, value)
-
-    def own(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
-        if any(new is not old for new, old in zip((query, key, value), given, strict=True)):
-            changed = (module, query, key, value, *rest)
-            function.inputs = (changed, kwargs)
-        return function.output
-
-    function.output = handler(AttentionCall(own, module, query, key, value, mask, options))
-
-
-def _attention_function(envoy: Any) -> Any:
-    """Where a module calls its attention function: the last name of that kind, the first ones being its look-up."""
-    source = envoy.source
-    names = [name for name in source.names if re.fullmatch(r"attention_interface_\d+", name)]
-    if not names:
-        raise UnsupportedModelError(
-            f"nnsight sees no call of an attention function in {envoy.path}; use backend='transformers'"
-        )
-    return getattr(source, max(names, key=lambda name: int(name.rsplit("_", 1)[1])))

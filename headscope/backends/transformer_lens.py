@@ -60,18 +60,17 @@ def bridged(hf: Any, processor: Any, name: str) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     tokenizer = getattr(processor, "tokenizer", processor)
-    if tokenizer is None:
+    if not getattr(tokenizer, "name_or_path", ""):
         raise UsageError(
-            f"{name} comes without a tokenizer, which TransformerLens needs; use backend='transformers' for it"
+            f"TransformerLens loads the tokenizer of a model anew, and that of {name} comes from no folder or hub id; save "
+            "model and tokenizer to one folder and load that, or use backend='transformers'"
         )
     hf.config.architectures = [type(hf).__name__]
-    if not getattr(tokenizer, "name_or_path", ""):
-        tokenizer.name_or_path = name
     try:
         with warnings.catch_warnings(), _with_processor(processor):
             warnings.simplefilter("ignore")  # of model registries and defaults, nothing a user could act on
             return TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=hf.device)
-    except (ValueError, KeyError, NotImplementedError, AttributeError, RuntimeError, ImportError) as error:
+    except (ValueError, KeyError, NotImplementedError, AttributeError, RuntimeError, ImportError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if "supported architecture" in reason:
             reason = "it has no adapter for this architecture"

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, float64
 
 from headscope.errors import UsageError
 from headscope.heads import Head, parse_heads
@@ -63,25 +64,23 @@ class _KeepSparse:
     site: ClassVar[Site] = "pattern"
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
-        places = ctx.key_positions[0].cpu().numpy()
-        rows = act.detach()[0].double().cpu().numpy()
-        for head, mine in zip(ctx.heads, rows, strict=True):
-            self.kept.setdefault(Head(ctx.layer, head), []).append(_sparse(mine, places, self.min_weight))
+        places = ctx.key_positions[0].to(act.device)
+        for head, rows in zip(ctx.heads, act.detach()[0], strict=True):
+            self.kept.setdefault(Head(ctx.layer, head), []).append(_sparse(rows, places, self.min_weight))
         return act
 
 
-def _sparse(rows: np.ndarray, places: np.ndarray, least: float) -> SparseRows:
-    large = (rows >= least) & (places >= 0)
-    query, key = large.nonzero()
-    strongest = np.lexsort((-rows[query, key], query))
-    query, key = query[strongest], key[strongest]
-    ends = large.sum(1).cumsum()[:-1]
-    weights = rows[query, key].round(DECIMALS)
-    dropped = np.where(large, 0, rows).sum(1).round(DECIMALS)
+def _sparse(rows: Float[Tensor, "query key"], places: Int[Tensor, " key"], least: float) -> SparseRows:
+    query, key = ((rows >= least) & (places >= 0)).nonzero(as_tuple=True)
+    weights, keys, at = (part.cpu().numpy() for part in (rows[query, key].double(), places[key], query))
+    strongest = np.lexsort((-weights, at))
+    keys, weights, at = keys[strongest], weights[strongest], at[strongest]
+    dropped = rows.sum(1, dtype=float64).cpu().numpy() - np.bincount(at, weights, len(rows))
+    ends = np.bincount(at, minlength=len(rows)).cumsum()[:-1]
     return SparseRows(
-        tuple(tuple(part.tolist()) for part in np.split(places[key], ends)),
-        tuple(tuple(part.tolist()) for part in np.split(weights, ends)),
-        tuple(dropped.tolist()),
+        tuple(tuple(part.tolist()) for part in np.split(keys, ends)),
+        tuple(tuple(part.tolist()) for part in np.split(weights.round(DECIMALS), ends)),
+        tuple(dropped.clip(0).round(DECIMALS).tolist()),
     )
 
 

@@ -134,8 +134,9 @@ def _explained(place: HubRepository) -> Iterator[None]:
     try:
         yield
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError, ConnectionError) as error:
-        if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
-            raise UsageError(_refusal(place, error)) from error
+        answer = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+        if isinstance(answer, HfHubHTTPError):
+            raise UsageError(_refusal(place, answer)) from error
         raise UsageError(
             f"the hub could not be reached for {place} ({_line(error)}); check the network, HF_ENDPOINT and "
             "HF_HUB_OFFLINE, or use a folder"
@@ -151,7 +152,7 @@ def _refusal(place: HubRepository, error: HfHubHTTPError) -> str:
     if isinstance(error, GatedRepoError):
         return f"{place} is gated; ask for access on its page, and {_LOG_IN}"
     if isinstance(error, RepositoryNotFoundError):
-        return f"there is no dataset repository {place.repo_id}, or it is private; check the name, and if it is private {_LOG_IN}"
+        return f"there is no dataset repository {place.repo_id}, or it is private; check the name, and {_LOG_IN}"
     if isinstance(error, RevisionNotFoundError):
         return f"{place} has no revision {place.revision!r}; give a branch, tag or commit of it"
     if code in (401, 403):

@@ -83,6 +83,9 @@ def test_the_tokens_of_an_image_share_a_cell():
     assert len(image) == 1
     assert image["weight"].iloc[0] == pytest.approx(float(row[list(prompt.groups["image"])].sum()))
     assert table["weight"].sum() == pytest.approx(1.0, abs=1e-5)
+    inside = prompt.groups["image"][3]
+    asked = token_table(prompt, row, reading.sinks_at(5), inside, columns=12)
+    assert list(asked.loc[asked["text"] == "image ×64", "kind"]) == ["query"], "the cell of the token that attends"
 
 
 def test_a_sink_is_marked_where_it_stands(model):

@@ -16,6 +16,7 @@ from dashboards.probed import (
     ranked_heads,
     results_of,
     said_of,
+    shares_of,
     shown_table,
 )
 from experiments.cli import run as command
@@ -170,3 +171,10 @@ def test_the_recipe_is_true(probes, name, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("config", [None, {}, {"asked": "x"}, {"asked": ["x"], "plan": MARKUP}])
 def test_no_command_where_the_config_does_not_tell(config):
     assert command_words({"config": config}) == []
+
+
+def test_shares_are_those_of_the_set():
+    tables = ("a", "a shares", "a b shares", "probes")
+    assert shares_of(tables, "a resid_post seed 0") == "a shares"
+    assert shares_of(tables, "a b resid_post seed 0") == "a b shares"
+    assert shares_of(tables, "other resid_post seed 0") == ""

@@ -38,6 +38,17 @@ def test_the_command_makes_the_same_run(runs, name, tmp_path, monkeypatch):
         assert made.scores(kind).samples.equal(before.scores(kind).samples)
 
 
+def test_the_command_makes_the_same_part_of_a_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    part = ("--lengths=64,96", "--depths=2", "--limit=3", "--shard=2/2", "--json")
+    assert command(["heads", "retrieval", "--model=zoo:needle", *part, "--out=first"]) == 0
+    before = Run.open("first")
+    assert command([*shlex.split(command_of(before.facts))[1:], "--json"]) == 0
+    made = Run.open("runs/again")
+    assert made.facts["config"] == before.facts["config"]
+    assert made.scores("retrieval").n == before.scores("retrieval").n
+
+
 def test_python_recipes_run(runs, facts, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     recipes = [

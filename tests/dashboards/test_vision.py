@@ -111,6 +111,27 @@ def test_saved_captions(found):
     assert captions.saved_captions(open_run(found, "judged")).empty
 
 
+def test_captions_and_judgements_with_gaps(tmp_path):
+    run = saved(tmp_path, "gaps", model="m")
+    run.save_table("captions", pd.DataFrame({"image_id": ["a"], "caption": ["x"], "invented": [None]}))
+    run.save_table("caption_tokens", pd.DataFrame({"sample": [0]}))
+    with pytest.raises(UsageError, match="have gaps"):
+        captions.saved_captions(run)
+    row = {
+        "condition": "none",
+        "kind": "none",
+        "metric": "accuracy",
+        "value": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "task": "t",
+    }
+    run.save_table("families", pd.DataFrame([row]).iloc[:0])
+    run.save_table("judged_families", pd.DataFrame([row | {"task": None}]))
+    with pytest.raises(UsageError, match="no rows, or gaps"):
+        judged_of(run)
+
+
 def test_the_telling_caption_makes_something_up():
     assert first_telling(pd.DataFrame({"invented": ["", "cup", "key"]})) == 1
     assert first_telling(pd.DataFrame({"invented": ["", ""]})) == 0

@@ -57,7 +57,7 @@ def test_importing_gates_of_key_value_heads(tmp_path, out, capsys):
 def test_importing_what_content_does_not_tell(tmp_path, out, refused, capsys):
     path = tmp_path / "heads.json"
     path.write_text('{"0-0": [0.2879446992], "0-1": [0.0604512998], "1-0": [0.35519861], "1-1": [0.88374888]}')
-    refused(["heads", "import", str(path), "--out", out], 2, "heads.json", "format headkv")
+    refused(["heads", "import", str(path), "--out", out], 2, "heads.json", "--format): headkv")
     assert not Path(out).exists()
     assert run(["heads", "import", str(path), "--format", "headkv", "--json"]) == 0
     assert printed(capsys)["metric"] == "retrieval-reasoning score"

@@ -1,4 +1,4 @@
-"""Cells done on a real Ray cluster of two nodes are those of one process, whichever worker or node is killed meanwhile."""
+"""Cells done on a Ray cluster of two nodes are those of one process, whichever worker or node is killed meanwhile."""
 
 import json
 import os

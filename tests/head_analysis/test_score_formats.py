@@ -203,7 +203,7 @@ def test_importance_of_headkv_is_laid_out_by_name_whatever_the_order(tmp_path):
 
 def test_what_content_cannot_tell_is_asked_and_not_guessed(tmp_path):
     path = put(tmp_path / "heads.json", REASONING)
-    with pytest.raises(UsageError, match=r"form of Retrieval_Head and of HeadKV.*format headkv"):
+    with pytest.raises(UsageError, match=r"form of Retrieval_Head and of HeadKV.*--format\): headkv"):
         read_score_file(path)
     assert read_score_file(path, format="retrieval-head").metric == "retrieval score"
 

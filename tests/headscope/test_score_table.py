@@ -1,7 +1,9 @@
 """The head-score table comes back from its file as it was, and whatever is no such table is refused with the reason."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
@@ -21,8 +23,8 @@ from headscope.score_table import (
 from headscope.scores import HeadScores
 
 
-def scores(metric: str = "copying", seed: int | None = 0, **meta) -> HeadScores:
-    values = torch.rand(20, 2, 3, generator=torch.Generator().manual_seed(seed or 0))
+def scores(metric: str = "copying", seed: int | None = 0, **meta: object) -> HeadScores:
+    values = torch.rand(20, 2, 3, generator=torch.Generator().manual_seed(int(seed or 0)))
     return HeadScores(values, metric, {"model": "m", "revision": "r1", "seed": seed, "template": "t", **meta})
 
 
@@ -48,6 +50,14 @@ def test_models_and_metrics_share_a_file_and_come_back_the_same(path, table):
         assert mine[column].tolist() == plain[column].tolist()
     assert read["seed"].tolist() == [0] * 6 + [pd.NA] * 6
     assert json.loads(pyarrow.parquet.read_schema(path).metadata[b"headscope"]) == {"table": "head scores", "schema": 1}
+
+
+def test_what_the_table_has_no_type_for_is_written_out_or_left_out():
+    odd = head_table([scores(seed=None, model=Path("models") / "x", revision=5, note={"a": 1}), scores("b", seed=True)])
+    assert odd["model"].tolist() == ["models/x"] * 6 + ["m"] * 6
+    assert odd["revision"][0] == "5"
+    assert odd["seed"].isna().all()
+    assert head_table([scores(seed=np.int64(3))])["seed"].tolist() == [3] * 6
 
 
 def test_other_tools_read_it_as_plain_parquet(path, table):
@@ -152,6 +162,18 @@ def test_columns_that_are_missing_or_of_another_type(tmp_path, table, change, sa
     pyarrow.parquet.write_table(arrow, tmp_path / "other.parquet")
     with pytest.raises(UsageError, match=rf"other\.parquet.*{said}"):
         read_head_table(tmp_path / "other.parquet")
+
+
+def test_a_column_that_comes_twice(tmp_path, table):
+    double = pd.concat([table, table[["value"]]], axis=1)
+    with pytest.raises(UsageError, match=r"or has one twice \(Duplicate column names"):
+        write_head_table(tmp_path / "t.parquet", double)
+    arrow = pyarrow.Table.from_pandas(table, preserve_index=False)
+    arrow = arrow.append_column("value", arrow["value"])
+    about = {b"headscope": b'{"table": "head scores", "schema": 1}'}
+    pyarrow.parquet.write_table(arrow.replace_schema_metadata(about), tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match=r"is not a whole parquet file \(Multiple matches.*value"):
+        read_head_table(tmp_path / "t.parquet")
 
 
 def test_numbers_of_other_widths_and_words_from_a_dictionary_are_taken(tmp_path, table):
