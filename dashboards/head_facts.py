@@ -14,7 +14,7 @@ from headscope.heads import Head
 from headscope.runs import Run
 from headscope.scores import HeadScores
 
-_DERIVED = frozenset({"head_scores"})
+_DERIVED = frozenset({"class_scores", "head_scores"})
 """Tables that repeat what the scores say."""
 
 
@@ -60,7 +60,7 @@ def table_rows(run: Run, head: Head) -> dict[str, pd.DataFrame]:
             rows = rows_of_head(run, name, head)
         except HeadscopeError:
             continue
-        if len(rows):
+        if rows is not None and len(rows):
             found[name] = rows
     return found
 

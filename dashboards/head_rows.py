@@ -13,16 +13,16 @@ from headscope.heads import Head
 from headscope.runs import Run
 
 
-def rows_of_head(run: Run, name: str, head: Head) -> pd.DataFrame:
+def rows_of_head(run: Run, name: str, head: Head) -> pd.DataFrame | None:
     """Rows with the head's `layer` and `head`, or else its name such as `L2H5` as `name`, `unit` or `head`.
 
-    Empty for a table that names no heads, of which only the end of the file is read; UsageError for a damaged one.
+    None for a table that names no heads, of which only the end of the file is read; UsageError for a damaged one.
     """
     try:
         with ParquetFile(run.path / file_name(name, ".parquet")) as file:
             naming = _naming(file.schema_arrow.names)
             if not naming:
-                return pd.DataFrame()
+                return None
             table = file.read(use_threads=False)
         return table.filter(_is_of(table, naming, head)).to_pandas().reset_index(drop=True)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError) as error:

@@ -15,10 +15,10 @@ from headscope.backends.transformer_lens import is_bridge
 from headscope.engine.edit import RowEdit, edit_given
 from headscope.errors import UnsupportedModelError, UsageError
 from headscope.flow import Flow
-from headscope.hooks import INPUT_SITES, ROW_SITES, Intervention
+from headscope.hooks import INPUT_SITES, ROW_SITES, Intervention, Reader
 from headscope.model import HookedModel
 from headscope.plan import edited, row_edit
-from headscope.prompting import Operator
+from headscope.prompting import Hook, Operator
 from headscope.sites import AttentionSite
 
 FwdHook = tuple[str, Callable[..., Tensor | None]]
@@ -26,7 +26,7 @@ FwdHook = tuple[str, Callable[..., Tensor | None]]
 _INSTEAD = "use HookedModel(bridge).hooks(...) around the call instead"
 
 
-def fwd_hooks(bridge: Any, *interventions: Intervention) -> list[FwdHook]:
+def fwd_hooks(bridge: Any, *interventions: Hook) -> list[FwdHook]:
     """Pairs for `bridge.run_with_hooks(..., fwd_hooks=...)`, in order; for batches without padding.
 
     Costs two forward passes, in which the bridge's layers are found. Raises UsageError for operators that choose anew for
@@ -42,6 +42,8 @@ def fwd_hooks(bridge: Any, *interventions: Intervention) -> list[FwdHook]:
             raise UsageError(
                 f"{type(hook).__name__} chooses its edits anew for every prompt, which a list of hooks cannot; {_INSTEAD}"
             )
+        if isinstance(hook, Reader):
+            raise UsageError(f"{type(hook).__name__} reads what no hook point of a bridge shows; {_INSTEAD}")
         model.validate(hook)
         sites = model.sites_of(hook.where.stack)
         for site in sites:

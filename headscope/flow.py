@@ -76,7 +76,7 @@ class Flow:
             return None
         return torch.isin(ids, torch.tensor(self._image_tokens, device=ids.device)).cpu()
 
-    def before_forward(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def before_forward(self, module: nn.Module | None, args: tuple, kwargs: dict[str, Any]) -> None:
         """Pre-hook of the whole model: notes mask and cache of the pass that begins."""
         if self._paused:
             return

@@ -56,7 +56,7 @@ def installed(
             edits = [hook for hook in mine if isinstance(hook, Intervention)]
             readers = [hook for hook in mine if isinstance(hook, Reader)]
             attention_hooks = _Attention(site, readers, [hook for hook in edits if hook.site in ROW_SITES], flow)
-            attention_hooks.inputs = [_without_phase(hook) for hook in edits if hook.site in INPUT_SITES]
+            attention_hooks.inputs = [_before_attention(hook, site) for hook in edits if hook.site in INPUT_SITES]
             by_site: dict[str, list[Intervention]] = defaultdict(list)
             for hook in edits:
                 if hook.site not in ROW_SITES | INPUT_SITES:
@@ -116,7 +116,12 @@ class _Attention:
         return [row_edit(hook, self.site, ctx, self.flow, device) for hook in self.rows]
 
 
-def _without_phase(hook: Intervention) -> Intervention:
+def _before_attention(hook: Intervention, site: AttentionSite) -> Intervention:
+    if site.hands_over == "pattern":
+        raise UnsupportedModelError(
+            f"{type(hook).__name__} acts on {hook.site!r} in {site.name}, where a library works out attention by itself "
+            "and hands over the pattern alone; use backend='transformers'"
+        )
     if hook.site in KEY_SITES and hook.where.phase is not None:
         raise UsageError(
             f"{type(hook).__name__} acts on {hook.site!r} in phase {hook.where.phase!r}, but keys serve queries of both "
@@ -147,7 +152,13 @@ def row_edit(hook: Intervention, site: AttentionSite, ctx: Context, flow: Flow, 
     heads = _heads(hook, site)
 
     def edit(rows: Tensor, columns: Tensor, active: Tensor, visible: Tensor) -> Tensor:
-        return _checked(hook, rows, ctx.at(columns.cpu(), heads, active=active, visible=visible))
+        after = _checked(hook, rows, ctx.at(columns.cpu(), heads, active=active, visible=visible))
+        if hook.site == "mask" and site.hands_over == "pattern" and (after & ~rows).any():
+            raise UnsupportedModelError(
+                f"{type(hook).__name__} shows keys in {site.name} that a library has hidden before it handed over the "
+                "scores; use backend='transformers'"
+            )
+        return after
 
     return RowEdit(heads, flow.asked(hook, ctx).active.to(device), edit, stage=hook.site)  # type: ignore[arg-type]
 

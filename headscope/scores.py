@@ -72,6 +72,10 @@ class HeadScores:
         """Mean over samples."""
         return self.samples.mean(0, dtype=torch.promote_types(self.samples.dtype, torch.float32))
 
+    def __getitem__(self, place: "int | slice | str | Head | tuple[int | slice, int | slice]") -> Tensor:
+        """Means by layer and head, as the tensor `values` gives them: `scores[5, 3]`, `scores["L5H3"]`, `scores[5]`."""
+        return self.values[Head.parse(place) if isinstance(place, str) else place]
+
     @property
     def exists(self) -> Bool[Tensor, "layer head"]:
         """Whether there is such a head."""

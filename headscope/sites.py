@@ -81,8 +81,8 @@ def discover(hf: nn.Module, example: Mapping[str, Tensor], doors: Doors | None =
     if not watch.seen:
         raise UnsupportedModelError(
             f"{type(hf).__name__} never calls transformers' attention interface, so no head can be reached; models with "
-            "attention code of their own (GPT-J, Falcon, Bloom, DeBERTa, ...) are not supported: use a model on the "
-            "interface, such as Llama, Qwen, Mistral, Gemma, GPT-2 or GPT-NeoX"
+            "attention code of their own (GPT-J, DeBERTa, ...) are not supported: use a model on the interface, such as "
+            "Llama, Qwen, Mistral, Gemma, GPT-2 or GPT-NeoX; Falcon and Bloom work with backend='transformer_lens'"
         )
     default = "vision" if getattr(hf, "main_input_name", "") == "pixel_values" else "text"
     seen = list(watch.seen.values())

@@ -13,6 +13,7 @@ from tasks.frames import FrameOrder
 from tasks.ioi import IOI
 from tasks.kinds import MostNamed
 from tasks.labelled import Labelled, LabelledFile, ProbingSet
+from tasks.labelled_saving import save_labelled
 from tasks.mqar import MQAR
 from tasks.needle import Needle
 from tasks.needle_pairs import NeedlePairs
@@ -22,6 +23,7 @@ from tasks.scene_probes import SceneProbe
 from tasks.scenes import scene_captions, scene_colours, scene_pope
 from tasks.subset import Subset
 from tasks.temporal import TemporalOrder
+from tasks.three_events import ThreeEvents
 
 __all__ = [
     "CHAIR",
@@ -47,6 +49,7 @@ __all__ = [
     "Subset",
     "TemporalOrder",
     "Thing",
+    "ThreeEvents",
     "contains",
     "exact_match",
     "read_choices",
@@ -54,6 +57,7 @@ __all__ = [
     "read_coco",
     "read_pairs",
     "rouge1_recall",
+    "save_labelled",
     "scene_captions",
     "scene_colours",
     "scene_pope",

@@ -111,7 +111,7 @@ def classes(
         members = pd.DataFrame(
             [{"class": name, "heads": ", ".join(map(str, heads)) or "none"} for name, heads in found.items()]
         )
-        for name, one in {"classes": members, "head_scores": table}.items():
+        for name, one in {"classes": members, "class_scores": table}.items():
             if name not in run.table_names():
                 run.save_table(name, one)
         copied = "first words of answers" if task == "needle" else "names"

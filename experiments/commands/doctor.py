@@ -43,7 +43,9 @@ def doctor(
         for stack in hooked.stacks
     ]
     if json:
-        print_json({"model": model, "backend": backend, "passed": check.passed, "stacks": stacks, "checks": check.to_records()})
+        print_json(
+            {"model": model, "backend": backend, "passed": check.passed, "stacks": stacks, "checks": check.to_records()}
+        )
     else:
         print_table(stacks, title=f"{hooked!r} through {backend}")
         print_check(check)

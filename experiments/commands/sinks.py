@@ -31,6 +31,7 @@ from head_analysis import SinkRule, TextSinks, text_sinks
 from head_analysis.sink_rules import Variant
 from headscope.costs import require_memory
 from headscope.runs import Run
+from headscope.score_table import save_head_table
 
 _LISTED = 8
 
@@ -119,10 +120,10 @@ def keep_sinks(run: Run, found: TextSinks) -> None:
     for name, one in scores.items():
         if name not in run.score_names():
             run.save_scores(name, one)
+    save_head_table(run, list(scores.values()))
     steady = {} if len(found.texts) < 2 else {"stability": found.stability()}
     _keep(
         run,
-        head_scores=pd.concat([one.to_dataframe() for one in scores.values()], ignore_index=True),
         sinks=found.pairs,
         heads=found.by_head(),
         layers=found.by_layer(),

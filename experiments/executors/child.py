@@ -49,6 +49,8 @@ class Child:
     errors: IO[bytes]
     listener: Thread | None = None
     at: set[str] = field(default_factory=set)
+    ready: bool = False
+    """Whether it has its model."""
     stages: int = 0
     """Pieces of work that it was given and has not ended."""
 
@@ -87,7 +89,8 @@ class Child:
         self._write(stage)
 
     def note(self, message: Mapping[str, Any]) -> None:
-        """Takes down which cells it has begun or ended."""
+        """Takes down that it has its model, and which cells it has begun or ended."""
+        self.ready |= bool(message.get("ready"))
         self.at |= set(message.get("at", ()))
         self.at -= set(message.get("done", ()))
         if message.get("ended"):

@@ -33,8 +33,8 @@ def on_ray(
     """An executor of so many actors with `num_gpus` each, on the cluster at `address`, or one of its own on this machine.
 
     By default a worker a GPU where the cluster has some, else one a node, or 2 on a cluster of its own. Actors, and a
-    cluster of its own, end with the block. UsageError without Ray, or for a cluster that does not answer within 15 seconds
-    or has no room for a single worker.
+    cluster of its own, end with the block. UsageError without Ray, or for a cluster that does not answer within 15
+    seconds or has no room for a single worker.
     """
     with ExitStack() as stack:
         ray, room = stack.enter_context(connected(address=address, workers=workers, num_gpus=num_gpus))

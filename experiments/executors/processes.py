@@ -6,7 +6,7 @@ where one died. Orders are lines of JSON on a worker's standard input, whose end
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -69,10 +69,10 @@ class _Crew:
                 self._replace(child)
             elif "refused" in message:
                 raise (UsageError if message["refused"] == "UsageError" else HeadscopeError)(message["message"])
-            elif "ready" in message:
-                self._failures.started()
             else:
                 child.note(message)
+                if child.ready:
+                    self._failures.started()
 
     def again(self) -> None:
         """Workers that found nothing more to do look once more: a cell that they had seen may have been refused."""
@@ -80,13 +80,25 @@ class _Crew:
             if child.ended:
                 child.tell(self._stage)
 
+    def settle(self) -> None:
+        """Waits until no worker is in the folder any more; those that still load their model, or died, are not missed."""
+        self._stop([child for child in self.children.values() if not child.ready])
+        while at := [child for child in self.children.values() if not child.ended]:
+            heard = self._inbox.next(_PAUSE)
+            if heard is not None and heard[1] is not None:
+                heard[0].note(heard[1])
+            self._stop([child for child in at if child.process.poll() is not None])
+
     def stop(self) -> None:
         """Ends all workers."""
-        for child in self.children.values():
+        self._stop(list(self.children.values()))
+
+    def _stop(self, some: Sequence[Child]) -> None:
+        for child in some:
             child.end()
-        for child in self.children.values():
+        for child in some:
             child.wait()
-        self.children.clear()
+            del self.children[child.number]
 
     def _start(self, number: int) -> None:
         device = _device(self._order.model.get("device"), number)
@@ -120,6 +132,7 @@ def _do(crew: _Crew, run: Run | None, work: Work, update: Update) -> dict[str, p
         while not look():
             crew.again()
             crew.listen(_PAUSE)
+        crew.settle()
     return {key: found[key] for key in work.keys}
 
 

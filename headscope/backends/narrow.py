@@ -8,7 +8,6 @@ projection must take as many numbers as the copy's.
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from headscope.backends.doors import TorchDoors
+from headscope.costs import Cost, require_memory
 from headscope.errors import HeadscopeError, UnsupportedModelError
 from headscope.flow import image_tokens
 from headscope.sites import AttentionSite, discover
@@ -96,9 +96,13 @@ def _copy(hf: PreTrainedModel, *, narrow_stream: bool) -> PreTrainedModel:
         _narrow_inside(part)
     if not image_tokens(config):  # else the processor's words would be unknown
         _few_words(text)
+    build = partial(type(hf)._from_config, attn_implementation=hf.config._attn_implementation)
+    with torch.device("meta"):
+        numbers = sum(weight.numel() for weight in build(copy.deepcopy(config)).parameters())
+    require_memory(Cost(1.0, 4 * numbers), torch.device("cpu"), "find the layers on a machine with more memory")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = type(hf)._from_config(config, attn_implementation=hf.config._attn_implementation)
+        made = build(config)
         _redraw(made)
     return made.float().eval()
 
@@ -128,7 +132,9 @@ def _narrow_inside(part: PretrainedConfig) -> None:
     for name in _INNER:
         if hasattr(part, name):
             before = getattr(part, name)
-            setattr(part, name, _WIDTH if before is None else min(_WIDTH, before) if isinstance(before, int) else before)
+            setattr(
+                part, name, _WIDTH if before is None else min(_WIDTH, before) if isinstance(before, int) else before
+            )
     for name in _EXPERTS:
         count = getattr(part, name, None)
         chosen = getattr(part, "num_experts_per_tok", None)

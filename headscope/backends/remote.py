@@ -6,10 +6,13 @@ and what the hooks have kept since (see `findings`). Answers are read as data, n
 
 import io
 import json
+import pickle
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -168,6 +171,7 @@ class Server(RemoteBackend):
 
     def __init__(self, model: Any, host: str, key: str | None) -> None:
         super().__init__(model_key(model), host=host, api_key=key, env=model._remoteable_get_env())
+        self.display.enabled = self.display.enabled and sys.stdout.isatty()  # a line a pass, which no pipe wants
         self._model = model
 
     def __call__(self, tracer: Any = None) -> Any:
@@ -197,8 +201,8 @@ class Server(RemoteBackend):
         """One message of the server's; nnsight would load it as a pickle, which can run code."""
         if isinstance(message, str):
             return ResponseModel.model_validate_json(message)
-        with torch.serialization.safe_globals([Status]):
-            return ResponseModel(**torch.load(io.BytesIO(message), map_location="cpu", weights_only=True))
+        reader = SimpleNamespace(__name__="data only", Unpickler=_Envelope)
+        return ResponseModel(**torch.load(io.BytesIO(message), pickle_module=reader, weights_only=False))
 
     def finalize(self, content: bytes) -> Any:
         """The saved values, as data."""
@@ -209,12 +213,20 @@ class Server(RemoteBackend):
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
+class _Envelope(pickle.Unpickler):
+    """Reads what is around an answer: text, bytes and a status. torch's own reader of data takes no bytes."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (Status.__module__, Status.__name__):
+            return Status
+        raise UsageError(f"the server's answer names {module}.{name}, which is no data; it is refused")
+
+
 def _failed(host: str, text: str) -> str:
-    if "model" in text.lower() and any(word in text.lower() for word in ("not found", "not deployed", "no such", "404")):
-        return f"{host} does not serve this model ({_last_line(text)}); nnsight.status() lists those that it does"
-    return (
-        f"{host} could not run the request ({_last_line(text)}); try the same with remote='local', which shows errors whole"
-    )
+    reason = _last_line(text)
+    if "model" in reason.lower() and any(word in reason.lower() for word in ("not found", "not deployed", "no such")):
+        return f"{host} does not serve this model ({reason}); nnsight.status() lists those that it does"
+    return f"{host} could not run the request ({reason}); try the same with remote='local', which shows errors whole"
 
 
 def _last_line(text: str) -> str:

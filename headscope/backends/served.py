@@ -7,7 +7,7 @@ from typing import Any
 
 from nnsight import TransformersModel
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig
 
 from headscope.backends.doors import TorchDoors
 from headscope.backends.narrow import found_on_copy
@@ -60,7 +60,9 @@ def described(name: str, place: Place, *, revision: str | None, trust_remote_cod
         config = AutoConfig.from_pretrained(source, revision=revision, **trusted)
         sees = bool(image_tokens(config)) and type(config) in AutoModelForImageTextToText._model_mapping
         task = "image-text-to-text" if sees else "text-generation"
-        model = TransformersModel(source, task=task, revision=revision, **trusted)
+        processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(source, revision=revision, **trusted)
+        given = {"processor": processor} if sees else {"tokenizer": processor}
+        model = TransformersModel(source, task=task, revision=revision, **given, **trusted)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(
             f"config and tokenizer of {name} cannot be read ({str(error).strip().splitlines()[0]}); give a hub id such as "
@@ -72,4 +74,4 @@ def described(name: str, place: Place, *, revision: str | None, trust_remote_cod
     except OSError:  # the model has none of its own
         module.generation_config = GenerationConfig.from_model_config(config)
     model_key(model)  # before anything is asked of it
-    return Served(model, model.processor or model.tokenizer, place)
+    return Served(model, processor, place)

@@ -62,8 +62,8 @@ def bridged(hf: Any, processor: Any, name: str) -> Any:
     tokenizer = getattr(processor, "tokenizer", processor)
     if not getattr(tokenizer, "name_or_path", ""):
         raise UsageError(
-            f"TransformerLens loads the tokenizer of a model anew, and that of {name} comes from no folder or hub id; save "
-            "model and tokenizer to one folder and load that, or use backend='transformers'"
+            f"TransformerLens loads the tokenizer of a model anew, and that of {name} comes from no folder or hub id; "
+            "save model and tokenizer to one folder and load that, or use backend='transformers'"
         )
     hf.config.architectures = [type(hf).__name__]
     try:
@@ -97,7 +97,7 @@ def _with_processor(processor: Any) -> Iterator[None]:
     """
     import transformer_lens.model_bridge.sources.transformers.source as source
 
-    def give(bridge: Any, *_: object) -> None:
+    def give(bridge: Any, cfg: Any, model_name: str, trust_remote_code: bool, token: str | None) -> None:
         bridge.processor = processor
 
     before = source.load_modality_processor

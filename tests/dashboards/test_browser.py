@@ -227,7 +227,7 @@ def test_markup_in_runs_is_not_run(browser, tmp_path):
             tab.open(f"{address}/{page}")
         tab.open(f"{address}/attention?model=zoo:needle&prompt=my+own&text=the+%3Cimg+src%3Dx+onerror%3Dalert(1)%3E")
         assert tab.page.locator("img[src='x'], img[src*='example.com'], b[onclick]").count() == 0
-    context.close()
+        context.close()  # before the server ends, which the page would miss
     assert tab.wrong == []
 
 
@@ -318,5 +318,5 @@ def test_a_sweep_is_started_reloaded_stopped_and_resumed(browser, shots, tmp_pat
         finally:
             if process_of(folder, read_started(folder, "sweep-1")) is not None:
                 stop(folder, "sweep-1")
-    context.close()
+        context.close()
     assert tab.wrong == []
