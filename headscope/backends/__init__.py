@@ -70,8 +70,8 @@ def served(
 ) -> Any:
     """A model whose passes run where `remote` says; `load` is called for a dry run only, which needs weights here.
 
-    `options` are those of `described`. UsageError for another backend than nnsight, for a place that does not exist, for a
-    missing key, and for a model that does not generate text.
+    `options` are those of `described`. UsageError for another backend than nnsight, for a place that does not exist, for
+    a missing key, and for a model that does not generate text.
     """
     if backend != "nnsight":
         raise UsageError(f"remote={remote!r} needs backend='nnsight'; the models of {backend} run here only")

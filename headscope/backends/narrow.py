@@ -8,6 +8,7 @@ projection must take as many numbers as the copy's.
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn

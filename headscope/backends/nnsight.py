@@ -226,10 +226,12 @@ def traced(hf: Any, processor: Any) -> Any:
     """A loaded model as one of nnsight; it stays as it is."""
     from nnsight import NNsight, TransformersModel
 
-    if not hf.can_generate():
-        return NNsight(hf)
     tokenizer = getattr(processor, "tokenizer", processor)
-    with _quiet("transformers.pipelines.base"):  # says that a model with images is none for text
+    # The logger says that a model with images is none for text, the warning that BERT has modules called `output`.
+    with _quiet("transformers.pipelines.base"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*has a submodule named")
+        if not hf.can_generate():
+            return NNsight(hf)
         return TransformersModel(hf, tokenizer=tokenizer, task="text-generation", dispatch=True)
 
 

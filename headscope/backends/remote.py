@@ -1,7 +1,7 @@
 """Passes of a model that runs somewhere else, each one request: on a server of NDIF, or in a dry run here.
 
-A request holds the inputs, the hooks with their code, and what they have kept so far; the answer holds the model's tensors
-and what the hooks have kept since (see `findings`). Answers are read as data, never as code.
+A request holds the inputs, the hooks with their code, and what they have kept so far; the answer holds the model's
+tensors and what the hooks have kept since (see `findings`). Answers are read as data, never as code.
 """
 
 import io
@@ -153,8 +153,8 @@ class _Arriving(CustomCloudUnpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] in (*PACKAGES, "jaxtyping", "beartype"):
             raise UnsupportedModelError(
-                f"the request would import {module}.{name} on the server, which has no headscope; leave out the hook that "
-                "uses it, or run it with a model that is loaded here"
+                f"the request would import {module}.{name} on the server, which has no headscope; leave out the hook "
+                "that uses it, or run it with a model that is loaded here"
             )
         return super().find_class(module, name)
 

@@ -31,12 +31,15 @@ NEEDLE = Needle(lengths=(64,), depths=2, seed=0)
 WORDS = ["w11 w22 w60", "w40 w41 w80 w12 w33 w70"]
 
 
+FIRST, SECOND, ANYWHERE = Where(layers=(0,)), Where(layers=(1,)), Where()
+
+
 @dataclass(frozen=True)
 class Halve:
     """A user's own edit, which notes its calls."""
 
     site: Site = "z"
-    where: Where = Where(layers=(0,))
+    where: Where = FIRST
     calls: list[tuple[int, int]] = field(default_factory=list, compare=False)
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
@@ -50,7 +53,7 @@ class Summed:
 
     total: dict[str, Tensor]
     site: Site = "resid_post"
-    where: Where = Where(layers=(1,))
+    where: Where = SECOND
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
         self.total["sum"] += act.sum()
@@ -63,7 +66,7 @@ class Fails:
 
     error: str = "usage"
     site: Site = "pattern"
-    where: Where = Where(layers=(1,))
+    where: Where = SECOND
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
         if self.error == "usage":
@@ -76,7 +79,7 @@ class Keeps:
     """Keeps what cannot be sent back."""
 
     site: Site = "z"
-    where: Where = Where()
+    where: Where = ANYWHERE
     kept: list[Any] = field(default_factory=list, compare=False)
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
@@ -90,7 +93,7 @@ class Holds:
 
     model: Any
     site: Site = "z"
-    where: Where = Where()
+    where: Where = ANYWHERE
 
     def __call__(self, act: Tensor, ctx: Context) -> Tensor:
         return act * len(self.model.sites)

@@ -12,11 +12,21 @@ from typing import Any
 
 import pytest
 import torch
-from nnsight import CONFIG
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlavaConfig, LlavaForConditionalGeneration
-from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig
-from transformers import MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from headscope import HookedModel
 from headscope.backends.findings import Watched, containers, put_back
@@ -112,14 +122,22 @@ def test_the_reason_of_a_server_is_handed_on(told):
     assert "nnsight.status()" in told["errors"]["closed"]
 
 
-def test_ndif_without_a_key_is_refused_before_anything_is_looked_up(monkeypatch):
-    monkeypatch.setattr(CONFIG.API, "APIKEY", None)
+@pytest.fixture
+def api() -> Any:
+    """nnsight's settings; it is not imported before the packages that are checked, which beartype would not survive."""
+    from nnsight import CONFIG
+
+    return CONFIG.API
+
+
+def test_ndif_without_a_key_is_refused_before_anything_is_looked_up(monkeypatch, api):
+    monkeypatch.setattr(api, "APIKEY", None)
     with pytest.raises(UsageError, match="NDIF_API_KEY"):
         HookedModel.load("no/such-model", backend="nnsight", remote=True)
 
 
-def test_ndif_takes_names_of_the_hub_only(monkeypatch):
-    monkeypatch.setattr(CONFIG.API, "APIKEY", "a key")
+def test_ndif_takes_names_of_the_hub_only(monkeypatch, api):
+    monkeypatch.setattr(api, "APIKEY", "a key")
     with pytest.raises(UsageError, match="zoo:needle is a folder here"):
         HookedModel.load("zoo:needle", backend="nnsight", remote=True)
 
