@@ -128,14 +128,18 @@ def _images_encoded_inside(hf: Any) -> Iterator[None]:
     Since transformers 5.23 it calls the vision tower first, and what reaches the model holds no pixels that an operator
     could take away or look at. The model says by this method whether that may be done; older versions do not ask.
     """
-    before = vars(hf).get(_ENCODES_FIRST)
-    setattr(hf, _ENCODES_FIRST, lambda: False)
+    if getattr(hf, _ENCODES_FIRST, None) is _never:  # an operator's own pass, inside of another
+        yield
+        return
+    setattr(hf, _ENCODES_FIRST, _never)
     try:
         yield
     finally:
         delattr(hf, _ENCODES_FIRST)
-        if before is not None:
-            setattr(hf, _ENCODES_FIRST, before)
+
+
+def _never() -> bool:
+    return False
 
 
 @contextmanager

@@ -193,8 +193,8 @@ def _own(qualified: str, values: dict[str, Any]) -> Any:
     kind: Any = sys.modules.get(module) if module.split(".")[0] in PACKAGES else None
     for name in path.split("."):
         kind = vars(kind).get(name) if kind is not None else None
-    known = isinstance(kind, type) and kind.__module__ == module
-    if not known or not set(values) <= set(_field_names(kind) or ()):
+    names = _field_names(kind) if isinstance(kind, type) and kind.__module__ == module else None
+    if names is None or not set(values) <= set(names):
         raise UsageError(f"the server sent back a {qualified}, which is no record of headscope's here; it is refused")
     if issubclass(kind, tuple):
         return kind(**values)

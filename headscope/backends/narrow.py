@@ -62,7 +62,7 @@ def found_on_copy(
             return made, example, sites
         reasons.append(reason)
     raise UnsupportedModelError(
-        f"the attention layers of {type(hf).__name__} cannot be found without its weights: a narrow copy of it is not like "
+        f"the attention layers of {type(hf).__name__} cannot be found without its weights: a narrow copy is not like "
         f"it ({'; '.join(dict.fromkeys(reasons))}); load the model here, or use one whose copy is"
     )
 

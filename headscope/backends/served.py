@@ -52,8 +52,8 @@ def described(name: str, place: Place, *, revision: str | None, trust_remote_cod
     source = str(zoo_folder(name)) if name.startswith("zoo:") else name
     if place.official and Path(source).is_dir():
         raise UsageError(
-            f"remote=True asks NDIF, which knows models by their names on the hub, and {name} is a folder here; give such a "
-            "name, the address of a server of your own, or remote='local'"
+            f"remote=True asks NDIF, which knows models by their names on the hub, and {name} is a folder here; give such "
+            "a name, the address of a server of your own, or remote='local'"
         )
     trusted = {"trust_remote_code": True} if trust_remote_code else {}
     try:
@@ -65,8 +65,8 @@ def described(name: str, place: Place, *, revision: str | None, trust_remote_cod
         model = TransformersModel(source, task=task, revision=revision, **given, **trusted)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(
-            f"config and tokenizer of {name} cannot be read ({str(error).strip().splitlines()[0]}); give a hub id such as "
-            "openai-community/gpt2"
+            f"config and tokenizer of {name} cannot be read ({str(error).strip().splitlines()[0]}); give a hub id such "
+            "as openai-community/gpt2"
         ) from error
     module = model._module.eval()
     try:

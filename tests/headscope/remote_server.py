@@ -1,4 +1,4 @@
-"""A server as NDIF's is to its clients, on a port of this machine; run as `python remote_server.py`, it prints its address.
+"""A server as NDIF's is to its clients, on a port of this machine; `python remote_server.py` prints its address.
 
 It has torch, transformers and nnsight, and refuses to import anything of headscope's, or the checkers of annotations.
 A client subscribes by a websocket, posts a request to `/request`, and is told on the websocket how it went.

@@ -75,26 +75,31 @@ def told(tmp_path_factory) -> dict[str, Any]:
     return json.loads(client.stdout.split("RESULT ")[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", DRY)
 def test_a_dry_run_equals_the_model_that_is_loaded_here(told, scenario):
     assert told["local"][scenario] <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SERVER)
 def test_a_server_without_headscope_equals_the_model_that_is_loaded_here(told, scenario):
     assert told["server"][scenario] <= 1e-5
 
 
+@pytest.mark.slow
 def test_the_edits_compared_have_effects(told):
     assert set(told["effects"]) == {"edited", "VAR", "ACT", "VHR"}
     assert min(told["effects"].values()) > 1e-3
 
 
+@pytest.mark.slow
 def test_layers_found_without_weights_are_those_found_with_them(told):
     assert len(told["sites"]) == 8
     assert all(told["sites"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "start"),
     [
@@ -115,6 +120,7 @@ def test_what_cannot_be_done_is_said_and_the_model_stays_clean(told, case, start
     assert told["errors"][case].startswith(start)
 
 
+@pytest.mark.slow
 def test_the_reason_of_a_server_is_handed_on(told):
     assert "RuntimeError: Expected size" in told["errors"]["server broken"]
     assert "remote='local'" in told["errors"]["server broken"]
@@ -245,7 +251,8 @@ def sent(held: list, fill: Any) -> Any:
 def test_what_hooks_keep_is_put_back_into_their_own_containers():
     shared: dict[int, Any] = {}
     there, here = Holder({}, shared), Holder({}, {})
-    entry = LayerStatistics(*(torch.rand(2) for _ in range(3)), top_key=torch.arange(2))  # some fields are None
+    mass = torch.rand(1, 2, 3)
+    entry = LayerStatistics(mass, mass, mass[..., 0], top_key=torch.ones(1, 2, 3, dtype=torch.long))  # others are None
 
     def fill() -> None:
         there.kept[0] = [(torch.ones(2), entry)]
@@ -260,7 +267,8 @@ def test_what_hooks_keep_is_put_back_into_their_own_containers():
     ((first, again),) = kept[0]
     assert torch.equal(first, torch.ones(2))
     assert type(again) is LayerStatistics
-    assert torch.equal(again.column_mass, entry.column_mass)
+    assert torch.equal(again.column_mass, mass)
+    assert again.entropy is None
 
 
 def test_a_container_held_twice_stays_one():
