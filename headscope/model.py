@@ -148,7 +148,7 @@ class HookedModel:
         stack = stack or self.main_stack
         found = tuple(site for site in self.sites if site.stack == stack)
         if not found:
-            raise UsageError(f"{self.name} has no stack {stack!r}; it has {', '.join(self.stacks)}")
+            raise UsageError(f"{self.name} has no stack {stack!r}; it has {', '.join(self.stacks)}{self.doors.remark}")
         return found
 
     def layers(self, stack: str | None = None) -> tuple[int, ...]:

@@ -41,6 +41,10 @@ class Doors(Protocol):
     def name(self) -> str:
         """Name of the backend."""
 
+    @property
+    def remark(self) -> str:
+        """What to add where a part of the model is looked for in vain; empty where all parts can be reached."""
+
     def attention(self, handlers: Mapping[nn.Module, AttentionHandler]) -> AbstractContextManager[None]:
         """Inside the block, the attention calls of these modules go to their handlers."""
 
@@ -61,6 +65,7 @@ class TorchDoors:
     """Hooks of torch, and the registry of attention functions of transformers."""
 
     name = "transformers"
+    remark = ""
 
     def attention(self, handlers: Mapping[nn.Module, AttentionHandler]) -> AbstractContextManager[None]:
         """Through `route_attention`."""

@@ -54,8 +54,8 @@ class TracedModel:
         own["_envoys"] = {envoy._module: envoy for envoy in traced.modules()}  # a path may name a child or an output
         own["_prompted"] = hasattr(traced, "tokenizer")  # takes its inputs as a prompt, not as arguments by name
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         """That of the model, for whoever asks what kind of model this is."""
         return type(self._traced._module)
 
@@ -174,6 +174,19 @@ class TraceDoors:
         self._model = model
         self._names = {module: name for name, module in model.named_modules()}
         self._once = {event for event, times in Counter(model._order).items() if times == 1}
+
+    @property
+    def remark(self) -> str:
+        """Names a module whose attention is called several times in a pass."""
+        several = [
+            event.module for event in self._model._order if event.kind == "attention" and event not in self._once
+        ]
+        if not several:
+            return ""
+        return (
+            f"; {several[0]} and its kind call attention several times in a pass, which a trace cannot tell apart: use "
+            "backend='transformers' for them"
+        )
 
     @contextmanager
     def attention(self, handlers: Mapping[nn.Module, AttentionHandler]) -> Iterator[None]:

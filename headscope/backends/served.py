@@ -52,8 +52,8 @@ def described(name: str, place: Place, *, revision: str | None, trust_remote_cod
     source = str(zoo_folder(name)) if name.startswith("zoo:") else name
     if place.official and Path(source).is_dir():
         raise UsageError(
-            f"remote=True asks NDIF, which knows models by their names on the hub, and {name} is a folder here; give such "
-            "a name, the address of a server of your own, or remote='local'"
+            f"remote=True asks NDIF, which knows models by their names on the hub, and {name} is a folder here; give "
+            "such a name, the address of a server of your own, or remote='local'"
         )
     trusted = {"trust_remote_code": True} if trust_remote_code else {}
     try:
@@ -70,7 +70,7 @@ def described(name: str, place: Place, *, revision: str | None, trust_remote_cod
         ) from error
     module = model._module.eval()
     try:
-        module.generation_config = GenerationConfig.from_pretrained(source, revision=revision)
+        module.generation_config = GenerationConfig.from_pretrained(source, revision=revision or "main")
     except OSError:  # the model has none of its own
         module.generation_config = GenerationConfig.from_model_config(config)
     model_key(model)  # before anything is asked of it

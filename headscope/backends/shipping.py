@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from cloudpickle.cloudpickle import (
+from cloudpickle.cloudpickle import (  # type: ignore[import-untyped]
     _PICKLE_BY_VALUE_MODULES,
     register_pickle_by_value,
     unregister_pickle_by_value,

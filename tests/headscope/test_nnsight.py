@@ -66,7 +66,7 @@ def test_layers_and_predictions_are_those_of_the_model(pair):
 
 @each(*NAMES)
 def test_every_site_is_seen_as_it_is(pair):
-    plain, through = pair
+    plain = pair[0]
     sites = ["resid_pre", "resid_post", "q", "k", "v", "mask", "scores", "pattern", "z", "attn_out"]
     if not plain.sites_of()[0].parallel and plain.sites_of()[0].mid:
         sites += ["resid_mid", "mlp_out"]
@@ -85,7 +85,7 @@ def test_every_site_is_seen_as_it_is(pair):
 @each(*NAMES)
 @pytest.mark.parametrize("site", ["q", "pattern", "z", "resid_pre", "resid_post", "attn_out"])
 def test_edits_land_as_they_do_in_the_model(pair, site):
-    edit = Edit(site, Where(layers=(1,), positions=(2, -1)), lambda act, ctx: act * 0.5)
+    edit = Edit(site, Where(layers=(1,), positions=(2, -1)), lambda act, ctx: act * torch.linspace(0, 1, act.shape[-1]))
     assert both(pair, edit) <= CLOSE
     assert gap(seen_by(pair[1], dict(pair[1].example), edit), seen_by(pair[1], dict(pair[1].example))) > 1e-4
 
@@ -113,7 +113,7 @@ def test_a_padded_batch(pair):
 def test_statistics_of_every_layer(pair):
     found = []
     for model in pair:
-        reader = StatisticsReader(Where(), None, None, True, True)
+        reader = StatisticsReader(Where(), None, [[]], True, True)
         seen_by(model, prompt(12), reader)
         found.append(reader.of_sample(0))
     for name in ("column_mass", "mean_entropy", "mean_distance", "entropy", "distance_mass"):
@@ -202,11 +202,12 @@ def test_what_is_wrong_with_an_edit_is_said_in_our_words(pair):
 
 @each("qwen2_vl")
 def test_a_module_that_is_called_several_times_in_a_pass_is_refused(pair):
-    through = pair[1]
-    several = [site for site in through.sites if site.calls > 1]
-    if not several:
-        pytest.skip("each layer of the tower is called once in this version")
-    assert {site.stack for site in several} == {"vision"}
+    plain, through = pair
+    assert {site.stack for site in plain.sites if site.calls > 1} == {"vision"}
+    assert through.stacks == ("text",)
+    with pytest.raises(UsageError, match=r"has no stack 'vision'; .* call attention several times in a pass"):
+        seen_by(through, dict(through.example), Record("z", Where(stack="vision")))
+    assert both(pair, Ablate("L0H1")) <= CLOSE
 
 
 def test_a_model_without_weights_is_refused(tmp_path):
