@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dashboards.reading import run_table
 from dashboards.sink_data import whole
+from experiments.vhd_by_token import read_by_token
 from head_analysis.object_vhd import kinds_of
 from head_analysis.object_words import object_words
 from head_analysis.vhd import measure_vhd
@@ -40,14 +41,26 @@ class Caption:
     invented: str
     """Objects that are named and not in the image."""
     vhd: Float[Tensor, "step layer head"] | None = None
-    """None where only Token-VHD was kept."""
+    """None where only Token-VHD is known."""
+    lacks: str = ""
+    """Why only Token-VHD is known, and what to do."""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What `amounts` knows: Token-VHD, and where every head was kept their mean and each that exists."""
+        if self.vhd is None:
+            return (TOKEN_VHD,)
+        exist = ~self.vhd.isnan().all(0)
+        return (TOKEN_VHD, MEAN, *(f"L{layer}H{head}" for layer, head in exist.nonzero().tolist()))
 
     def amounts(self, by: str) -> Float[Tensor, " step"]:
         """Token-VHD, the mean of all heads, or the VHD of the head that `by` names; UsageError where it is not known."""
         if by == TOKEN_VHD:
             return torch.tensor(self.token_vhd)
         if self.vhd is None:
-            raise UsageError(f"the VHD of {by} at every token was not kept; only {TOKEN_VHD} was")
+            raise UsageError(
+                f"the VHD of {by} at every token is not known: {self.lacks or f'only {TOKEN_VHD} was kept'}"
+            )
         if by == MEAN:
             return self.vhd.flatten(1).nanmean(1)
         head = Head.parse(by)
@@ -81,7 +94,19 @@ def saved_caption(run: Run, captions: pd.DataFrame, sample: int) -> Caption:
             raise UsageError(f"caption {sample} has no tokens in {run.path.name}; choose another")
         kinds = tuple(kind if kind in _KINDS else "other" for kind in rows["kind"])
         amounts = tuple(rows["token_vhd"].astype(float))
-        return Caption(tuple(map(str, rows["token"])), kinds, amounts, captions["invented"].iloc[sample])
+        vhd, lacks = _by_token(run, sample, len(rows))
+        return Caption(tuple(map(str, rows["token"])), kinds, amounts, captions["invented"].iloc[sample], vhd, lacks)
+
+
+def _by_token(run: Run, sample: int, tokens: int) -> tuple[Float[Tensor, "step layer head"] | None, str]:
+    """VHD of every head, or else why there is none: Token-VHD is shown without it."""
+    try:
+        vhd = read_by_token(run, sample)
+    except UsageError as error:
+        return None, str(error)
+    if len(vhd) != tokens:
+        return None, f"{run.path} keeps VHD of {len(vhd)} tokens of a caption of {tokens}; make the run again"
+    return vhd, ""
 
 
 def first_telling(captions: pd.DataFrame) -> int:

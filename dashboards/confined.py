@@ -11,8 +11,8 @@ _SEPARATORS = frozenset("/\\\0")
 def folder_in(root: Path, name: str) -> Path:
     """The folder called `name` directly inside `root`.
 
-    UsageError for separators, for names that begin with a dot, and where the folder, or anything directly inside it or
-    in its `cells`, is a link to what lies outside `root`.
+    UsageError for separators, for names that begin with a dot, and where the folder, or anything directly inside it, in
+    its `cells` or its `tensors`, is a link to what lies outside `root`.
     """
     if not name or name.startswith(".") or _SEPARATORS & set(name):
         raise UsageError(
@@ -22,7 +22,7 @@ def folder_in(root: Path, name: str) -> Path:
     path, inside = root / name, root.resolve()
     if path.resolve().parent != inside:
         raise UsageError(f"{name!r} leads out of {root}; move the folder itself there")
-    for folder in (path, path / "cells"):
+    for folder in (path, path / "cells", path / "tensors"):
         _refuse_links(folder, inside)
     return path
 

@@ -10,6 +10,11 @@ from interventions.act import ACT
 from tasks import MostNamed, SecretChoices
 
 _TASK = ("lengths", "depths", "repeats", "needles", "haystack", "prompts", "options", "seed", "limit")
+_VISION = (
+    *("model", "annotations", "images", "synonyms", "prompt", "prior", "limit", "max_new_tokens", "by_token"),
+    *("batch_tokens", "dtype"),
+)
+_TRUST = ("trust_remote_code", "allow_pickle")
 _SWEEP = ("of", "heads", "mode", "metric", "screen", "top", "draws", "max_new_tokens", "batch_tokens", "shard", "dtype")
 
 Facts = Mapping[str, Any]
@@ -35,6 +40,15 @@ def sinks_words(facts: Facts, config: Facts) -> list[str]:
     asked += [*_of(config, ("n", "limit", "removal", "how", "draws", "dtype")), ("seed", seed)]
     asked += [(name, getattr(rule, name)) for name in ("variant", "alpha", "threshold", "min_queries")]
     return ["headscope", "heads", "sinks", *_options(asked)]
+
+
+def vision_words(facts: Facts, config: Facts) -> list[str]:
+    """Of `headscope heads vision`; none for runs of earlier versions, which kept the model and the task alone."""
+    seed = _seed(facts)
+    if seed is None or "limit" not in config:
+        return []
+    flags = [f"--{name.replace('_', '-')}" for name in _TRUST if config.get(name) is True]
+    return ["headscope", "heads", "vision", *_options([*_of(config, _VISION), ("seed", seed)]), *flags]
 
 
 def filter_words(facts: Facts, config: Facts) -> list[str]:

@@ -52,5 +52,6 @@ def command_words(facts: Mapping[str, Any]) -> list[str]:
     }
     sets = [word for name in config["asked"] for word in ("--set", str(name))]
     options = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
-    flags = [flag for flag, on in (("--bits", plan.bits), ("--chat", config.get("chat"))) if on]
+    switches = {"--bits": plan.bits, "--chat": config.get("chat"), "--images-anywhere": config.get("images_anywhere")}
+    flags = [flag for flag, on in switches.items() if on]
     return ["headscope", "probe", *sets, *options, *flags]

@@ -22,8 +22,8 @@ def vision_recipe(folder: Path | None, facts: Mapping[str, Any], scene: tuple[in
             "print(found.answers[0].text)\n"
             "print(dict(zip(found.tokens(0), found.token_vhd()[0].tolist())))"
         )
-    command = command_of(facts) or f"headscope heads vision --model {LIVE} --out runs/vision"
-    return Recipe("\n\n".join(parts), command if folder is None or facts.get("command") == "demo --vision" else "")
+    command = f"headscope heads vision --model {LIVE} --out runs/vision" if folder is None else command_of(facts)
+    return Recipe("\n\n".join(parts), command)
 
 
 def _of_run(folder: Path) -> str:

@@ -52,7 +52,7 @@ def load_pretrained(
             **({} if device_map is None else {"device_map": device_map}),
             **common,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AssertionError, SafetensorError) as error:
         raise UsageError(_explain(source, error, allow_pickle=allow_pickle)) from error
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # poolers feed no head
     if missing:

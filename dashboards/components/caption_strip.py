@@ -5,12 +5,20 @@ import streamlit as st
 from PIL import Image
 
 from dashboards.captions import Caption, said_of
-from dashboards.components import figure
+from dashboards.components import address, figure
+from dashboards.plain import plain
 from headscope.figures import token_map
+
+_HELP = "VHD: how far a head's output moves when the image is taken away. Token-VHD: the strongest of each layer."
+
+
+def coloured_by(caption: Caption, *, name: str) -> str:
+    """What the strip is coloured by, which is `name` in the address."""
+    return address.choose("Coloured by", caption.choices, name=name, silent=True, help=_HELP)
 
 
 def show(caption: Caption, by: str, image: Image.Image | None, *, key: str) -> pd.DataFrame:
-    """The strip and the image, if there is one; the table of what is shown."""
+    """The strip and the image, if there is one, and why there are no single heads; the table of what is shown."""
     left, right = st.columns([3, 1])
     columns = 4 if figure.narrow() else 7
     drawn = token_map(
@@ -23,4 +31,6 @@ def show(caption: Caption, by: str, image: Image.Image | None, *, key: str) -> p
             st.info("The run keeps no copy of this image.", icon=":material/image_not_supported:")
         else:
             st.image(image, caption="The image", width="stretch", alt="The image that the caption is about")
+    if caption.lacks:
+        st.caption(f"Single heads cannot be shown: {plain(caption.lacks)}.")
     return caption.table(by)

@@ -4,7 +4,7 @@ import streamlit as st
 from PIL import Image
 
 from dashboards import captions, models
-from dashboards.captions import LIVE, MEAN, TOKEN_VHD, Caption
+from dashboards.captions import LIVE, Caption
 from dashboards.components import address, caption_strip, notice, number
 from dashboards.components.place import Place
 from dashboards.plain import plain
@@ -36,15 +36,8 @@ def show(place: Place) -> tuple[int, bool] | None:
     with notice.guarded("This scene cannot be read."):
         with models.borrowed(LIVE, place.settings, place.models) as loaded:
             caption, image = _read(loaded, *asked)
-        caption_strip.show(caption, _by(caption), image, key="live")
+        caption_strip.show(caption, caption_strip.coloured_by(caption, name="by"), image, key="live")
     return asked
-
-
-def _by(caption: Caption) -> str:
-    assert caption.vhd is not None
-    heads = [f"L{layer}H{head}" for layer in range(caption.vhd.shape[1]) for head in range(caption.vhd.shape[2])]
-    help = "VHD: how far a head's output moves when the image is taken away. Token-VHD: the strongest of each layer."
-    return address.choose("Coloured by", (TOKEN_VHD, MEAN, *heads), name="by", silent=True, help=help)
 
 
 @st.cache_data(max_entries=32, show_spinner="Writing a caption and reading its heads")

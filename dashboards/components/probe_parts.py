@@ -12,6 +12,7 @@ from dashboards.components.place import Place
 from dashboards.plain import plain
 from dashboards.reading import damaged, open_run, run_table, stamp
 from dashboards.suggested import command
+from experiments.probing.enough_draws import note_on
 from experiments.probing.report import share_bars
 from headscope.figures import score_scatter
 from headscope.heads import Head
@@ -58,6 +59,8 @@ def score(name: str, result: ProbeResult) -> pd.DataFrame:
     else:
         said = f"{probed.said_of(result)}. The band is the control, whiskers are 95 % intervals."
         figure.show(result.plot(), alt=said, key="probes: layers")
+    if note := note_on(result):
+        st.info(f"Note: {plain(note)}.", icon=":material/info:")
     table = probed.shown_table(result)
     numbers = [name for name in table if table[name].dtype.kind == "f"]
     st.dataframe(

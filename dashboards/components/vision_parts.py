@@ -8,7 +8,6 @@ import streamlit as st
 
 from dashboards import cached, captions, judged
 from dashboards.atlas import map_caption
-from dashboards.captions import TOKEN_VHD
 from dashboards.components import address, caption_strip, condition_bars, head_map, notice
 from dashboards.components.place import Place
 from dashboards.plain import plain, shortened
@@ -57,12 +56,16 @@ def written(run: Run) -> pd.DataFrame:
         st.info("This run keeps no captions.", icon=":material/info:")
         return found
     labels = {str(i): _label(i, row.caption, row.invented) for i, row in enumerate(found.itertuples())}
-    chosen = address.choose(
-        "Caption", tuple(labels), name="caption", labels=labels, default=str(captions.first_telling(found))
-    )
+    left, right = st.columns([3, 1])
+    with left:
+        chosen = address.choose(
+            "Caption", tuple(labels), name="caption", labels=labels, default=str(captions.first_telling(found))
+        )
     caption = captions.saved_caption(run, found, int(chosen))
     image = captions.image_of(found["image_id"].iloc[int(chosen)])
-    return caption_strip.show(caption, TOKEN_VHD, image, key=f"{run.path.name} {chosen}")
+    with right:
+        by = caption_strip.coloured_by(caption, name="caption-by")
+    return caption_strip.show(caption, by, image, key=f"{run.path.name} {chosen}")
 
 
 def located(run: Run) -> None:
