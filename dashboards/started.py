@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -97,11 +98,15 @@ def stop(runs: Path, name: str) -> None:
     _keep(runs, replace(begun, stopped=True))
     try:
         process.terminate()
-        process.wait(_PATIENCE)
     except psutil.NoSuchProcess:
         pass
     except psutil.Error as error:
-        raise HeadscopeError(f"process {begun.pid} has not ended ({error}); try again, or end it by hand") from error
+        raise HeadscopeError(f"process {begun.pid} cannot be ended ({error}); end it by hand") from error
+    until = time.monotonic() + _PATIENCE
+    while process_of(runs, begun) is not None:  # not psutil's wait, which waits for a parent to take notice as well
+        if time.monotonic() > until:
+            raise HeadscopeError(f"process {begun.pid} has not ended yet; try again, or end it by hand")
+        time.sleep(0.02)
     with suppress(HeadscopeError, OSError, KeyError, TypeError, ValueError):  # it may not have begun to write its run
         run = Run.open(_folder(runs, name))
         if run.facts.get("status") == "running":  # it may have come to its end first

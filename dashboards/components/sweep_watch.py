@@ -1,5 +1,8 @@
 """Sweeps that were started here: how far they are, what they say, stop and resume."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import streamlit as st
 
 from dashboards import models, started
@@ -10,9 +13,11 @@ from dashboards.started import Started
 from dashboards.sweep_progress import Progress, read_progress
 from dashboards.sweep_state import State, state_of
 from experiments.timing import duration
+from headscope.errors import HeadscopeError
 
 _EVERY = 2.0
 """Seconds between two looks at a sweep that runs."""
+_TROUBLE = "sweep: trouble"
 
 
 def show(place: Place) -> bool:
@@ -36,11 +41,11 @@ def _watch(place: Place, name: str, before: State) -> None:
             st.rerun()  # the whole page, whose list of runs it may have changed
         progress = read_progress(place.runs / name, before=begun.before)
         _said(name, state, progress)
+        _buttons(place, begun, state)
         lines = started.last_lines(place.runs, name)
         if lines:
             with st.expander("The last lines it has written", expanded=state != "finished"):
                 st.code(lines, language=None, wrap_lines=True)
-        _buttons(place, begun, state)
 
 
 def _said(name: str, state: State, progress: Progress) -> None:
@@ -65,16 +70,36 @@ def _said(name: str, state: State, progress: Progress) -> None:
 
 
 def _buttons(place: Place, begun: Started, state: State) -> None:
+    """Stop and Resume act before the page is made again: another look may cut that short, and the click with it."""
     if state == "running":
-        if st.button("Stop", icon=":material/stop:", key="sweep: stop"):
-            started.stop(place.runs, begun.name)
-            st.rerun()
+        st.button("Stop", icon=":material/stop:", key="sweep: stop", on_click=_stop, args=(place, begun))
     elif state == "finished":
         shown = place.card is not None and place.card.name == begun.name
         if not shown and st.button("Show its results", icon=":material/grid_on:", key="sweep: results"):
             address.put("run", begun.name)
             st.rerun()
-    elif st.button("Resume", type="primary", icon=":material/play_arrow:", key="sweep: resume"):
+    else:
+        icon, args = ":material/play_arrow:", (place, begun)
+        st.button("Resume", type="primary", icon=icon, key="sweep: resume", on_click=_resume, args=args)
+    if trouble := st.session_state.pop(_TROUBLE, ""):
+        notice.trouble("This did not work.", trouble)
+
+
+def _stop(place: Place, begun: Started) -> None:
+    with _told():
+        started.stop(place.runs, begun.name)
+
+
+def _resume(place: Place, begun: Started) -> None:
+    with _told():
         source = models.source_of(begun.asked.model, place.settings, place.models)
         started.start(place.runs, begun.name, begun.asked, source, resume=True)
-        st.rerun()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What fails in the block is kept until the buttons are shown again, since a click has no place on the page."""
+    try:
+        yield
+    except (HeadscopeError, OSError) as error:
+        st.session_state[_TROUBLE] = str(error)

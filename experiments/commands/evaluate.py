@@ -191,8 +191,11 @@ def _evaluate(
         "tasks": {name: repr(task) for name, task in tasks.items()},
         "with": list(settings.operators),
         "draws": settings.draws,
-        "dtype": loading["dtype"],
+        "asked": {key: value for key, value in settings.asked.items() if key != "seed"},
+        "manifest": frozen,
         "max_new_tokens": settings.max_new_tokens,
+        "batch_tokens": settings.batch_tokens,
+        **{key: value for key, value in loading.items() if key != "device"},
     }
     options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "batch_tokens": settings.batch_tokens}
     order = Order("eval", model_order(model, **loading), asdict(settings))

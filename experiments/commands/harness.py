@@ -1,15 +1,13 @@
 """`headscope eval harness`: tasks of lm_eval with and without interventions, paired, with random controls."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from experiments.compare import Condition
+from experiments.commands.judging_order import conditions_of
 from experiments.console import print_comparison, print_json, print_table, say
-from experiments.controls import with_controls
 from experiments.harness.installed import require_harness
 from experiments.options import (
     AllowPickle,
@@ -28,9 +26,7 @@ from experiments.options import (
 from experiments.proof import prove
 from experiments.reporting import write_report
 from headscope.errors import UsageError
-from headscope.model import HookedModel
 from headscope.runs import Run
-from interventions.named import parse_interventions
 
 
 def harness(
@@ -74,7 +70,7 @@ def harness(
     hooked = load_model(
         model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
     )
-    conditions = _conditions(hooked, operators or (), controls)
+    conditions = conditions_of(hooked, operators or (), controls)
     loaded = load_tasks(names, include_path=include_path, num_fewshot=num_fewshot, seed=seed)
     counts = {name: min(limit or len(task.eval_docs), len(task.eval_docs)) for name, task in loaded.items()}
     options = HarnessOptions(limit, chat, system, batch_size, max_length, "refuse" if refuse_long else "truncate", seed)
@@ -113,17 +109,6 @@ def harness(
             }
         )
     return _show(found, families, out)
-
-
-def _conditions(model: HookedModel, texts: Sequence[str], draws: int) -> list[Condition]:
-    """The baseline, and each text's interventions with their random controls; they are tried on the model at once."""
-    conditions = [Condition("none")]
-    for text in texts:
-        interventions = parse_interventions(text)
-        with model.hooks(*interventions):
-            pass  # refuses what the model cannot do before anything is run
-        conditions += with_controls(model, text, interventions, draws=draws)
-    return conditions
 
 
 def _show(found: Any, families: Any, out: Path) -> None:

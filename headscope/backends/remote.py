@@ -166,6 +166,18 @@ def _as_sent_back(answer: Any) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
+_NO_ANSWER = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    pickle.UnpicklingError,
+    httpx.HTTPError,
+    websocket.WebSocketException,
+)
+"""How it shows that nobody answers, or somebody who is no server of NDIF's."""
+
+
 class Server(RemoteBackend):
     """One request to a server; UsageError says what went wrong."""
 
@@ -180,7 +192,7 @@ class Server(RemoteBackend):
             return super().__call__(tracer)
         except RemoteError as error:
             raise UsageError(_failed(self.host, str(error))) from error
-        except (OSError, httpx.HTTPError, websocket.WebSocketException, ValueError) as error:
+        except _NO_ANSWER as error:
             if isinstance(error, errors.HeadscopeError):
                 raise
             raise UsageError(

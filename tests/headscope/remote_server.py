@@ -84,8 +84,8 @@ class Handler(BaseHTTPRequestHandler):
         session = uuid.uuid4().hex
         SOCKETS[session] = self.wfile
         _send(self.wfile, json.dumps({"session_id": session}).encode(), text=True)
-        while self.rfile.read(1):  # until the client goes
-            pass
+        self.rfile.read(1)  # all that a client says is that it goes
+        self.wfile.write(b"\x88\x00")
         self.close_connection = True
 
     def do_POST(self):
