@@ -103,7 +103,7 @@ def stop(runs: Path, name: str) -> None:
     except psutil.Error as error:
         raise HeadscopeError(f"process {begun.pid} cannot be ended ({error}); end it by hand") from error
     until = time.monotonic() + _PATIENCE
-    while process_of(runs, begun) is not None:  # not psutil's wait, which waits for a parent to take notice as well
+    while process_of(runs, begun) is not None:  # psutil's wait would go on until a parent has noticed
         if time.monotonic() > until:
             raise HeadscopeError(f"process {begun.pid} has not ended yet; try again, or end it by hand")
         time.sleep(0.02)

@@ -56,8 +56,8 @@ class Resumable:
         """Costs a short pass a layer and one of as many rows: a head hooked out must equal a pass taken up without it."""
         if model.doors.name != "transformers":
             raise UnsupportedModelError(
-                f"passes of {model.name} run in {model.doors.name}, whose modules cannot be made to answer at once; ablate "
-                "with hooks instead"
+                f"passes of {model.name} run in {model.doors.name}, whose modules cannot be made to answer at once; "
+                "ablate with hooks instead"
             )
         if model.hf.config.is_encoder_decoder:
             raise UnsupportedModelError(

@@ -1,8 +1,5 @@
 """Sweeps that were started here: how far they are, what they say, stop and resume."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import streamlit as st
 
 from dashboards import models, started
@@ -13,11 +10,9 @@ from dashboards.started import Started
 from dashboards.sweep_progress import Progress, read_progress
 from dashboards.sweep_state import State, state_of
 from experiments.timing import duration
-from headscope.errors import HeadscopeError
 
 _EVERY = 2.0
 """Seconds between two looks at a sweep that runs."""
-_TROUBLE = "sweep: trouble"
 
 
 def show(place: Place) -> bool:
@@ -41,7 +36,8 @@ def _watch(place: Place, name: str, before: State) -> None:
             st.rerun()  # the whole page, whose list of runs it may have changed
         progress = read_progress(place.runs / name, before=begun.before)
         _said(name, state, progress)
-        _buttons(place, begun, state)
+        with notice.guarded("This did not work."):
+            _buttons(place, begun, state)
         lines = started.last_lines(place.runs, name)
         if lines:
             with st.expander("The last lines it has written", expanded=state != "finished"):
@@ -70,36 +66,16 @@ def _said(name: str, state: State, progress: Progress) -> None:
 
 
 def _buttons(place: Place, begun: Started, state: State) -> None:
-    """Stop and Resume act before the page is made again: another look may cut that short, and the click with it."""
     if state == "running":
-        st.button("Stop", icon=":material/stop:", key="sweep: stop", on_click=_stop, args=(place, begun))
+        if st.button("Stop the sweep", icon=":material/stop:", key="sweep: stop"):  # Stop alone is the page's own
+            started.stop(place.runs, begun.name)
+            st.rerun()
     elif state == "finished":
         shown = place.card is not None and place.card.name == begun.name
         if not shown and st.button("Show its results", icon=":material/grid_on:", key="sweep: results"):
             address.put("run", begun.name)
             st.rerun()
-    else:
-        icon, args = ":material/play_arrow:", (place, begun)
-        st.button("Resume", type="primary", icon=icon, key="sweep: resume", on_click=_resume, args=args)
-    if trouble := st.session_state.pop(_TROUBLE, ""):
-        notice.trouble("This did not work.", trouble)
-
-
-def _stop(place: Place, begun: Started) -> None:
-    with _told():
-        started.stop(place.runs, begun.name)
-
-
-def _resume(place: Place, begun: Started) -> None:
-    with _told():
+    elif st.button("Resume", type="primary", icon=":material/play_arrow:", key="sweep: resume"):
         source = models.source_of(begun.asked.model, place.settings, place.models)
         started.start(place.runs, begun.name, begun.asked, source, resume=True)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """What fails in the block is kept until the buttons are shown again, since a click has no place on the page."""
-    try:
-        yield
-    except (HeadscopeError, OSError) as error:
-        st.session_state[_TROUBLE] = str(error)
+        st.rerun()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope.backends.doors import After, AttentionHandler, Before, Remove
-from headscope.backends.traces import Kind, Step, Work, generated
+from headscope.backends.traces import Kind, Step, Work, attention_call, generated
 from headscope.backends.transformers import AttentionCall, route_attention
 from headscope.errors import UnsupportedModelError
 
@@ -135,16 +135,13 @@ class TracedModel:
     def _work(self) -> Work:
         """The edits that are in force, in the order in which the model reaches them."""
         modules = dict(self._traced._module.named_modules())
-        steps: list[Step] = [
-            (
-                event.kind,
-                self._envoys[modules[event.module]],
-                list(self._edits[event]),
-                bool(_SENSES.search(event.module)),
-            )
-            for event in self._order
-            if self._edits.get(event)
-        ]
+        steps: list[Step] = []
+        for event in self._order:
+            if self._edits.get(event):
+                envoy = self._envoys[modules[event.module]]
+                call = attention_call(envoy) if event.kind == "attention" else ""
+                senses = bool(_SENSES.search(event.module))
+                steps.append((event.kind, envoy, call, list(self._edits[event]), senses))
         return Work(steps, [announce for _, announce in self._carried])
 
     @staticmethod

@@ -93,7 +93,9 @@ def written(
     backend = place.backend(model)
     held = containers(hooks)
     answer = None
-    with model.trace(fn=partial(generated, model), backend=backend, **settings) as tracer:
+    # by name where it will do: a server may run hooks in a process of their own, where no model can be called
+    run = partial(generated, model) if any(step[-1] for step in work.steps) else "generate"
+    with model.trace(fn=run, backend=backend, **settings) as tracer:
         watched = Watched(held)
         with tracer.invoke(inputs):
             for _ in tracer.iter[: settings["max_new_tokens"]]:

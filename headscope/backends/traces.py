@@ -17,9 +17,9 @@ from headscope.errors import HeadscopeError, UnsupportedModelError
 Kind = Literal["in", "attention", "out"]
 """A module is called, it calls its attention function, or it returns."""
 
-Step = tuple[Kind, Any, list[Any], bool]
-"""What is done at one moment of a pass: its kind, the module in the trace, the edits in order, and whether the module
-runs only in passes with pixels."""
+Step = tuple[Kind, Any, str, list[Any], bool]
+"""What is done at one moment of a pass: its kind, the module in the trace, the name of its call of the attention function
+(empty for other kinds), the edits in order, and whether the module runs only in passes with pixels."""
 
 
 class Work:
@@ -38,7 +38,7 @@ class Work:
                 tell(None, args, kwargs)
         self.passes += 1
         seeing = any("pixel" in name and value is not None for name, value in kwargs.items())
-        make_edits([step for step in self.steps if seeing or not step[3]])
+        make_edits([step for step in self.steps if seeing or not step[-1]])
 
     def attempt(self, args: tuple, kwargs: Mapping[str, Any]) -> None:
         """`next`, where an error of headscope's must not end the run: it is kept, and no more edits are made."""
@@ -51,7 +51,7 @@ class Work:
 
 def make_edits(steps: Sequence[Step]) -> None:
     """Makes the edits of one pass; called inside a trace."""
-    for kind, envoy, edits, _ in steps:
+    for kind, envoy, call, edits, _ in steps:
         if kind == "in":
             given = edited = envoy.inputs
             for edit in edits:
@@ -67,7 +67,7 @@ def make_edits(steps: Sequence[Step]) -> None:
                 envoy.output = edited
         else:
             (handler,) = edits  # a module has one handler, which makes all edits of its attention
-            _handle(_attention_function(envoy), handler)
+            _handle(getattr(envoy.source, call), handler)
 
 
 def _handle(function: Any, handler: AttentionHandler) -> None:
@@ -86,15 +86,14 @@ def _handle(function: Any, handler: AttentionHandler) -> None:
     function.output = handler(AttentionCall(own, module, query, key, value, mask, options))
 
 
-def _attention_function(envoy: Any) -> Any:
-    """Where a module calls its attention function: the last name of that kind, the first ones being its look-up."""
-    source = envoy.source
-    names = [name for name in source.names if re.fullmatch(r"attention_interface_\d+", name)]
+def attention_call(envoy: Any) -> str:
+    """Name of a module's call of its attention function: the last of that kind, the first ones being its look-up."""
+    names = [name for name in envoy.source.names if re.fullmatch(r"attention_interface_\d+", name)]
     if not names:
         raise UnsupportedModelError(
             f"nnsight sees no call of an attention function in {envoy.path}; use backend='transformers'"
         )
-    return getattr(source, max(names, key=lambda name: int(name.rsplit("_", 1)[1])))
+    return max(names, key=lambda name: int(name.rsplit("_", 1)[1]))
 
 
 def generated(model: Any, *args: Any, **kwargs: Any) -> Any:

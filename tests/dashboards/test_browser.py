@@ -302,7 +302,7 @@ def test_a_sweep_is_started_reloaded_stopped_and_resumed(browser, shots, tmp_pat
             tab.page.screenshot(path=shots / "sweep-running.png", full_page=True)
             tab.page.reload()
             tab.page.get_by_text("It is running.").wait_for(timeout=_PATIENCE)
-            tab.page.get_by_role("button", name="Stop", exact=True).click()
+            tab.page.get_by_role("button", name="Stop the sweep").click()
             tab.page.get_by_text("It was stopped.").wait_for(timeout=_PATIENCE)
             assert process_of(folder, read_started(folder, "sweep-1")) is None
             tab.page.reload()

@@ -39,9 +39,10 @@ def test_links_that_lead_elsewhere(root):
         folder_in(root, "run")
 
 
-def test_a_link_among_cells(root):
-    (root / "run" / "cells").mkdir()
-    (root / "run" / "cells" / "one.parquet").symlink_to(root.parent / "outside" / "secret.parquet")
+@pytest.mark.parametrize("inner", ["cells", "tensors"])
+def test_a_link_further_inside(root, inner):
+    (root / "run" / inner).mkdir()
+    (root / "run" / inner / "one.parquet").symlink_to(root.parent / "outside" / "secret.parquet")
     with pytest.raises(UsageError, match=r"one\.parquet is a link"):
         folder_in(root, "run")
 

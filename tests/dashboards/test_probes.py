@@ -64,6 +64,7 @@ def test_layers_with_their_numbers(opened: Open, probes):
     table = page.dataframe[0].value
     assert list(table["layer"]) == [1, 3]
     assert {"accuracy", "control", "selectivity", "compression", "n"} <= set(table)
+    assert "so no layer can be found" in page.info[0].value.replace("\\", ""), "two draws are too few"
     assert page.expander[0].label == "Reproduce this"
     assert all(one.proto.alt for one in page.dataframe)
 
@@ -166,6 +167,23 @@ def test_the_recipe_is_true(probes, name, tmp_path, monkeypatch, capsys):
     made = Run.open(tmp_path / "runs" / "again")
     assert made.facts["config"] == run.facts["config"]
     assert made.table("probes").equals(run.table("probes"))
+
+
+def test_enough_draws_need_no_note(opened: Open, probes, tmp_path):
+    result = results_of(Run.open(probes / "layers"))["words resid_pre seed 0"]
+    assert note_on(result) != ""
+    more = replace(result, controls=np.tile(result.controls, (1, 30)))
+    with Run.create(tmp_path / "runs" / "enough", command="probe", config={}) as run:
+        keep_probe(run, "words resid_pre seed 0", more)
+    page = sound(opened("probes", tmp_path / "runs"))
+    assert list(page.error) == []
+    assert list(page.info) == []
+
+
+def test_images_from_anywhere_are_asked_for_again(probes):
+    facts = Run.open(probes / "again").facts
+    assert "--images-anywhere" not in command_words(facts)
+    assert "--images-anywhere" in command_words({"config": facts["config"] | {"images_anywhere": True}})
 
 
 @pytest.mark.parametrize("config", [None, {}, {"asked": "x"}, {"asked": ["x"], "plan": MARKUP}])

@@ -15,6 +15,7 @@ from dashboards.reproduce import (
     scores_recipe,
 )
 from experiments.cli import run as command
+from experiments.vhd_by_token import read_by_token
 from headscope.heads import Head
 from headscope.runs import Run
 from tasks import Needle
@@ -47,6 +48,31 @@ def test_the_command_makes_the_same_part_of_a_task(tmp_path, monkeypatch):
     made = Run.open("runs/again")
     assert made.facts["config"] == before.facts["config"]
     assert made.scores("retrieval").n == before.scores("retrieval").n
+
+
+def test_the_command_looks_at_images_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = ("--prompt=What is here?", "--prior=usual", "--limit=2", "--max-new-tokens=3", "--by-token=1", "--seed=4")
+    assert command(["heads", "vision", *asked, "--batch-tokens=999", "--json", "--out=first"]) == 0
+    before = Run.open("first")
+    assert command([*shlex.split(command_of(before.facts))[1:], "--json"]) == 0
+    made = Run.open("runs/again")
+    assert (made.facts["config"], made.facts["seeds"]) == (before.facts["config"], [4])
+    assert made.scores("vhd").samples.equal(before.scores("vhd").samples)
+    assert read_by_token(made, 0).equal(read_by_token(before, 0))
+
+
+def test_all_that_vision_was_asked(tmp_path):
+    files = {"annotations": "a.json", "images": "my images", "synonyms": "s.csv", "allow_pickle": True}
+    config = {"model": "org/m", "limit": 5, "by_token": 0, "max_new_tokens": None, "trust_remote_code": False, **files}
+    words = shlex.split(command_of({"command": "heads vision", "config": config, "seeds": [3]}))
+    assert words == [
+        *("headscope", "heads", "vision", "--model=org/m", "--annotations=a.json", "--images=my images"),
+        *("--synonyms=s.csv", "--limit=5", "--by-token=0", "--seed=3", "--allow-pickle", "--out", "runs/again"),
+    ]
+    assert command_of({"command": "heads vision", "config": config, "seeds": []}) == ""
+    del config["limit"]
+    assert command_of({"command": "heads vision", "config": config, "seeds": [3]}) == "", "of a run that kept less"
 
 
 def test_python_recipes_run(runs, facts, tmp_path, monkeypatch, capsys):

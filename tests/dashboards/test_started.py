@@ -192,6 +192,27 @@ def test_a_sweep_that_ended_just_before_it_was_stopped_stays_finished(tmp_path):
     assert state_of(tmp_path, read_started(tmp_path, "one")) == "finished"
 
 
+_LEFT_BEHIND = """
+import subprocess, sys, time
+print(subprocess.Popen(sys.argv[1:]).pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_whose_end_nobody_notices_is_stopped_at_once(tmp_path):
+    words = [sys.executable, "-c", "import time; time.sleep(60)", "sweep", f"--out={tmp_path / 'one'}"]
+    with subprocess.Popen([sys.executable, "-c", _LEFT_BEHIND, *words], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        recorded(tmp_path, "one", pid=pid, born=psutil.Process(pid).create_time())
+        begun = time.monotonic()
+        stop(tmp_path, "one")
+        assert time.monotonic() - begun < 5
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        assert state_of(tmp_path, read_started(tmp_path, "one")) == "stopped"
+        parent.kill()
+
+
 def test_a_sweep_with_cells_missing_is_not_finished(tmp_path):
     recorded(tmp_path, "one")
     with Run.create(tmp_path / "one", command="ablate sweep", config={}) as run:

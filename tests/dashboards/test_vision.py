@@ -1,5 +1,6 @@
 """The page on vision, and what it reads."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +11,10 @@ from dashboards import captions
 from dashboards.captions import MEAN, TOKEN_VHD, Caption, first_telling, image_of, live_caption, said_of
 from dashboards.judged import bars_of, judged_of, judged_runs
 from dashboards.reading import open_run, run_cards
+from dashboards.reproduce import command_of
 from dashboards.vision_recipe import vision_recipe
 from experiments.cli import run as command
+from experiments.vhd_by_token import keep_by_token
 from headscope import HookedModel
 from headscope.errors import UsageError
 from headscope.runs import Run
@@ -34,7 +37,8 @@ KNOWN = Caption(
 def found(tmp_path_factory) -> Path:
     """Heads read on captions of scenes, captions judged, and a run on another model."""
     folder = tmp_path_factory.mktemp("vision") / "runs"
-    assert command(["heads", "vision", "--limit=2", "--json", "--out", str(folder / "looked")]) == 0
+    looked = ("heads", "vision", "--limit=2", "--by-token=1", "--max-new-tokens=24", "--json")
+    assert command([*looked, "--out", str(folder / "looked")]) == 0
     judged = ("eval", "chair", "--limit=2", "--draws=1", "--max-new-tokens=16", "--with", "VHR(alpha=2)", "--json")
     assert command([*judged, "--out", str(folder / "judged")]) == 0
     saved(folder, "other", model="m", kinds=("retrieval",))
@@ -59,9 +63,17 @@ def test_a_strip_is_coloured_by_what_is_asked_for():
     assert list(KNOWN.table("L0H0").columns) == ["token", "kind", "L0H0"]
     with pytest.raises(UsageError, match="no such head"):
         KNOWN.amounts("L7H0")
+    assert KNOWN.choices == (TOKEN_VHD, MEAN, "L0H0", "L0H1"), "L0H1 is there, if not at every token"
     kept = Caption(KNOWN.tokens, KNOWN.kinds, KNOWN.token_vhd, "")
-    with pytest.raises(UsageError, match="was not kept"):
+    assert kept.choices == (TOKEN_VHD,)
+    with pytest.raises(UsageError, match="only Token-VHD was kept"):
         kept.amounts(MEAN)
+
+
+def test_heads_that_do_not_exist_are_not_offered():
+    vhd = torch.ones(3, 2, 2)
+    vhd[:, 1, 1] = torch.nan
+    assert replace(KNOWN, vhd=vhd).choices[2:] == ("L0H0", "L0H1", "L1H0")
 
 
 def test_a_strip_in_words():
@@ -106,9 +118,56 @@ def test_saved_captions(found):
     assert "".join(token if token.startswith(" ") else f" {token}" for token in one.tokens).split() == (
         table["caption"].iloc[1].split()
     )
+    assert (one.vhd, one.choices) == (None, (TOKEN_VHD,))
+    assert "caption 1 is not among the 1" in one.lacks
     with pytest.raises(UsageError, match="caption 99 has no tokens"):
         captions.saved_caption(run, table, 99)
     assert captions.saved_captions(open_run(found, "judged")).empty
+
+
+def test_every_head_of_a_saved_caption(found):
+    run = open_run(found, "looked")
+    one = captions.saved_caption(run, captions.saved_captions(run), 0)
+    assert one.lacks == ""
+    assert one.vhd is not None
+    assert one.vhd.topk(1, -1).values.sum((1, 2)).tolist() == pytest.approx(list(one.token_vhd), rel=1e-4)
+    assert one.amounts("L5H1").mean().item() == pytest.approx(run.scores("vhd").samples[0, 5, 1].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"),
+    [
+        ([], "keeps no VHD by token"),
+        ([torch.rand(3, 2, 2)], "VHD of 3 tokens of a caption of 1"),
+        ("torn", "cannot be read"),
+    ],
+)
+def test_a_caption_without_its_heads_says_why(opened: Open, tmp_path, kept, says):
+    run = saved(tmp_path / "runs", "seen", model="m")
+    run.save_table("captions", pd.DataFrame({"image_id": ["a"], "caption": ["cup"], "invented": [""]}))
+    token = {"sample": 0, "step": 0, "token": "cup", "kind": "correct", "token_vhd": 1.0}
+    run.save_table("caption_tokens", pd.DataFrame([token]))
+    if kept == "torn":
+        (run.path / "tensors").mkdir()
+        (run.path / "tensors" / "vhd_by_token.safetensors").write_bytes(b"\x08")
+    elif kept:
+        keep_by_token(run, kept)
+    page = sound(opened("vision", tmp_path / "runs"))
+    assert any("Token-VHD over" in said for said in charts(page, "plotly_chart"))
+    assert any(says in one.value.replace("\\", "") for one in page.caption)
+    assert page.selectbox(key="choice: caption-by").options == [TOKEN_VHD]
+
+
+def test_a_saved_caption_is_coloured_by_a_head(opened: Open, found):
+    page = sound(opened("vision", found, run="looked", caption="0"))
+    page.selectbox(key="choice: caption-by").set_value("L5H1").run()
+    assert page.query_params["caption-by"] == "L5H1"
+    assert any(said.startswith("L5H1 over") for said in charts(sound(page), "plotly_chart"))
+    again = sound(opened("vision", found, **page.query_params))
+    assert any(said.startswith("L5H1 over") for said in charts(again, "plotly_chart")), "a shared link shows the same"
+    again.selectbox(key="choice: caption").set_value("1").run()
+    assert any("caption-by" in one.value for one in again.warning), "no single heads are kept of this one"
+    assert any("Token-VHD over" in said for said in charts(sound(again), "plotly_chart"))
 
 
 def test_captions_and_judgements_with_gaps(tmp_path):
@@ -190,7 +249,7 @@ def test_a_scene_is_read_only_when_asked(opened: Open, empty):
     assert charts(sound(page), "plotly_chart") == [], "another scene is another request"
 
 
-@pytest.mark.parametrize("name", ["caption", "by", "prior", "judged", "judged-task"])
+@pytest.mark.parametrize("name", ["caption", "caption-by", "by", "prior", "judged", "judged-task"])
 def test_an_address_that_asks_for_what_is_not_there(opened: Open, found, name):
     page = opened("vision", found, **{"run": "looked", "scene": "-5", name: f"../{MARKUP}"})
     if name == "by":
@@ -226,3 +285,6 @@ def test_the_python_runs(found, capsys):
     exec(compile(vision_recipe(run.path, run.facts, (3, True)).python, "recipe", "exec"), {})
     assert "the image shows" in capsys.readouterr().out
     assert vision_recipe(None, {}, None).command.startswith("headscope heads vision")
+    assert vision_recipe(run.path, run.facts, None).command == command_of(run.facts) != ""
+    older = {"command": "heads vision", "seeds": [0], "config": {"model": "zoo:scenes", "task": "CHAIR()"}}
+    assert vision_recipe(run.path, older, None).command == ""

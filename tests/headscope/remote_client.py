@@ -162,6 +162,15 @@ def captioned(*operators: Any) -> Callable[[HookedModel], Any]:
     return run
 
 
+def tower(model: HookedModel) -> Any:
+    """The vision tower, which runs in the first pass of an answer only."""
+    record, scale = Record("z", Where(stack="vision")), Halve(where=Where(stack="vision", layers=(0,)))
+    with model.hooks(scale, record):
+        answer = model.generate(prompts(model)[0], max_new_tokens=3)
+    assert scale.calls
+    return answer.tokens, record.seen, scale.calls
+
+
 def prompts(model: HookedModel) -> Any:
     if model.name == "zoo:needle":
         return asked_of(model, NEEDLE, None)[0]
@@ -176,6 +185,7 @@ SCENARIOS: dict[str, dict[str, Callable[[HookedModel], Any]]] = {
     "zoo:needle": {"edited": edited, "retrieved": retrieved},
     "zoo:scenes": {
         "recorded": recorded,
+        "tower": tower,
         "none": captioned(),
         "VAR": captioned(VAR(layers=(1, 2), tau=2.0)),
         "ACT": captioned(ACT(layers=(1, 2), alpha=2.0)),
@@ -188,7 +198,7 @@ ON_SERVER = {
     "llama": ("plain", "edited", "recorded", "answered", "stopped"),
     "gpt2": ("edited",),
     "zoo:needle": ("retrieved",),
-    "zoo:scenes": ("VHR", "VAR"),
+    "zoo:scenes": ("VHR", "VAR", "tower", "recorded"),
 }
 """What is sent to the server too."""
 

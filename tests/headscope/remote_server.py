@@ -43,11 +43,12 @@ class Models:
         from nnsight.tracing.tracer import _saves, dec, inc
 
         key, compress = meta["model_key"], meta["compress"]
-        with self.lock, torch.no_grad():
+        with self.lock:
             if key not in self.loaded:
                 if "missing" in key:
                     raise LookupError(f"model {key} is not deployed")
                 self.loaded[key] = TransformersModel.from_model_key(key, dispatch=True)
+                self.loaded[key]._module.requires_grad_(False)
             model = self.loaded[key]
             model._remoteable_set_env(meta["env"])
             tracer = RequestModel.deserialize(blob, model._remoteable_persistent_objects(), compress)
@@ -64,7 +65,9 @@ class Models:
         return zstandard.ZstdCompressor().compress(content) if compress else content
 
 
-MODELS, SOCKETS, SIZES = Models(), {}, []
+MODELS, SOCKETS, RESULTS = Models(), {}, {}
+LARGE = 100_000
+"""Bytes from which on a result is fetched by its address, and not sent on the websocket."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -74,8 +77,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        if self.path == "/sizes":
-            return self._json(SIZES)
+        if self.path in RESULTS:
+            return self._answer(RESULTS.pop(self.path), "application/octet-stream")
         accept = base64.b64encode(hashlib.sha1(self.headers["Sec-WebSocket-Key"].encode() + _MAGIC).digest()).decode()
         self.send_response(101, "Switching Protocols")
         for name, value in {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": accept}.items():
@@ -94,28 +97,33 @@ class Handler(BaseHTTPRequestHandler):
         parts = {part.get_param("name", header="content-disposition"): part for part in form.get_payload()}
         meta = json.loads(parts["data"].get_payload(decode=True))
         blob = parts["blob"].get_payload(decode=True)
-        SIZES.append(len(blob))
         job = uuid.uuid4().hex
-        self._json({"id": job, "status": "RECEIVED"})
-        threading.Thread(target=_work, args=(job, meta, blob), daemon=True).start()
+        self._answer(json.dumps({"id": job, "status": "RECEIVED"}).encode(), "application/json")
+        here = f"http://{self.headers['Host']}"
+        threading.Thread(target=_work, args=(job, meta, blob, here), daemon=True).start()
 
-    def _json(self, value):
-        content = json.dumps(value).encode()
+    def _answer(self, content, kind):
         self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
 
-def _work(job, meta, blob):
+def _work(job, meta, blob, here):
     from nnsight.schema.response import ResponseModel, Status
 
     socket = SOCKETS[meta["session_id"]]
     _send(socket, ResponseModel(id=job, status=Status.RUNNING).model_dump_json().encode(), text=True)
     try:
-        done = ResponseModel(id=job, status=Status.COMPLETED, data=MODELS.run(meta, blob))
-        _send(socket, done.pickle(), text=False)
+        content = MODELS.run(meta, blob)
+        if len(content) > LARGE:
+            RESULTS[f"/{job}"] = content
+            done = ResponseModel(id=job, status=Status.COMPLETED, data=f"{here}/{job}")
+            _send(socket, done.model_dump_json().encode(), text=True)
+        else:
+            done = ResponseModel(id=job, status=Status.COMPLETED, data=content)
+            _send(socket, done.pickle(), text=False)
     except Exception:
         failed = ResponseModel(id=job, status=Status.ERROR, description=traceback.format_exc())
         _send(socket, failed.model_dump_json().encode(), text=True)

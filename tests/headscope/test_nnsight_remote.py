@@ -44,11 +44,12 @@ DRY = (
     *(f"llama {name}" for name in ("plain", "edited", "recorded", "read", "answered", "stopped")),
     *(f"gpt2 {name}" for name in ("edited", "recorded", "read", "answered")),
     *(f"zoo:needle {name}" for name in ("edited", "retrieved")),
-    *(f"zoo:scenes {name}" for name in ("recorded", "none", "VAR", "ACT", "VHR")),
+    *(f"zoo:scenes {name}" for name in ("recorded", "tower", "none", "VAR", "ACT", "VHR")),
 )
 SERVER = (
     *(f"llama {name}" for name in ("plain", "edited", "recorded", "answered", "stopped")),
-    *("gpt2 edited", "zoo:needle retrieved", "zoo:scenes VAR", "zoo:scenes VHR"),
+    *("gpt2 edited", "zoo:needle retrieved"),
+    *(f"zoo:scenes {name}" for name in ("recorded", "tower", "VAR", "VHR")),
 )
 
 
