@@ -122,7 +122,10 @@ class HookedModel:
             )
 
         if remote:
-            model = served(name, remote, backend, loaded, revision=revision, trust_remote_code=trust_remote_code)
+            given = {"dtype": dtype != "auto", "device": device, "device_map": device_map, "allow_pickle": allow_pickle}
+            chosen = [option for option, value in given.items() if value]
+            options = {"revision": revision, "trust_remote_code": trust_remote_code}
+            model = served(name, remote, backend, loaded, chosen, **options)
             return cls(model, name=name, revision=revision)
         hf, processor = loaded()
         return cls(wrapped(hf, processor, name, backend), processor, name=name, revision=revision)
@@ -513,7 +516,10 @@ class HookedModel:
     def output_bias(self, layer: int, stack: str | None = None) -> Float[Tensor, " d_model"] | None:
         """The bias of W_O in one layer, which is no head's; None without one."""
         site = next(site for site in self.sites_of(stack) if site.layer == layer)
-        return None if site.projection is None else self.hf.get_submodule(site.projection).bias
+        if site.projection is None:
+            return None
+        self.output_weights(layer, stack)  # or what stands in their way
+        return self.hf.get_submodule(site.projection).bias
 
     def check(self) -> SelfCheck:
         """Proves on this model that hooks see and change what they claim; see `headscope.check`."""

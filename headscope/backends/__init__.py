@@ -1,6 +1,6 @@
 """Adapters: how hooks reach into the models of each library. Everything above sees `Doors` and nothing else."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -66,11 +66,17 @@ def wrapped(hf: PreTrainedModel, processor: Any, name: str, backend: str) -> Any
 
 
 def served(
-    name: str, remote: bool | str, backend: str, load: Callable[[], tuple[PreTrainedModel, Any]], **options: Any
+    name: str,
+    remote: bool | str,
+    backend: str,
+    load: Callable[[], tuple[PreTrainedModel, Any]],
+    chosen: Sequence[str] = (),
+    **options: Any,
 ) -> Any:
     """A model whose passes run where `remote` says; `load` is called for a dry run only, which needs weights here.
 
-    `options` are those of `described`. UsageError for another backend than nnsight, for a place that does not exist, for
+    `chosen` are settings of weights that a server has made already, `options` those of `described`. UsageError for such
+    settings of a model on a server, for another backend than nnsight, for a place that does not exist, for
     a missing key, and for a model that does not generate text.
     """
     if backend != "nnsight":
@@ -80,6 +86,8 @@ def served(
 
     place = there.place_of(remote)
     if place.host is not None:
+        if chosen:
+            raise UsageError(f"{', '.join(chosen)} of {name} is up to the server that runs it; leave it out")
         return described(name, place, **options)
     hf, processor = load()
     if not hf.can_generate():

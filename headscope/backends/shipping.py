@@ -5,6 +5,7 @@ of headscope travel by value and without annotations (the server need not know j
 stays here: the hooked model itself, and an operator's choosing before a pass.
 """
 
+import inspect
 import io
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,7 @@ class _Pickler(CustomCloudPickler):
         return reduced if reduced is NotImplemented or len(reduced) < 3 else _as_new(reduced)
 
     def _dynamic_function_reduce(self, func: FunctionType) -> tuple:
+        func = inspect.unwrap(func) if func.__module__.split(".")[0] in PACKAGES else func  # from checks of annotations
         before, func.__annotations__ = func.__annotations__, {}
         try:
             return super()._dynamic_function_reduce(func)

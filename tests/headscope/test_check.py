@@ -9,6 +9,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from headscope import HookedModel, UnsupportedModelError, plan
+from headscope.backends import doors
 from headscope.check import SelfCheck
 from tests.headscope.test_hooks import hooked
 from tests.tiny import TINY, build
@@ -77,7 +78,7 @@ def test_pattern_edits_that_reach_one_stack_only_fail(monkeypatch):
 
 def test_a_route_that_is_never_taken_fails(monkeypatch):
     model = hooked("llama")
-    monkeypatch.setattr(plan, "route_attention", lambda handlers: nullcontext())
+    monkeypatch.setattr(doors, "route_attention", lambda handlers: nullcontext())
     assert failed(model.check()) == {"layers whose rows were never seen", NOISE}
 
 
@@ -89,7 +90,7 @@ def test_hooks_that_disturb_where_nothing_is_asked_fail(monkeypatch):
 
 def test_a_no_op_that_disturbs_fails(monkeypatch):
     model = hooked("llama")
-    replace_edits(monkeypatch, "_edited", lambda before, after: after if after is before else after * 1.001)
+    replace_edits(monkeypatch, "edited", lambda before, after: after if after is before else after * 1.001)
     assert failed(model.check()) == {NO_Z}
 
 

@@ -36,7 +36,8 @@ from headscope.engine.statistics import LayerStatistics
 from headscope.errors import UnsupportedModelError, UsageError
 from headscope.hooks import Record
 from headscope.sites import discover
-from tests.tiny import TINY, prompt
+from interventions import Ablate
+from tests.tiny import TINY, build, prompt
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,6 +154,33 @@ def test_ndif_takes_names_of_the_hub_only(monkeypatch, api):
 def test_other_backends_run_here_only(backend):
     with pytest.raises(UsageError, match="needs backend='nnsight'"):
         HookedModel.load("zoo:needle", backend=backend, remote="local")
+
+
+@pytest.mark.parametrize("setting", [{"dtype": "float16"}, {"device": "cpu"}, {"allow_pickle": True}], ids=str)
+def test_weights_of_a_server_cannot_be_set_from_here(setting):
+    with pytest.raises(UsageError, match=f"{next(iter(setting))} of zoo:needle is up to the server"):
+        HookedModel.load("zoo:needle", backend="nnsight", remote="http://127.0.0.1:9", **setting)
+
+
+def test_a_model_that_writes_nothing_is_refused(tmp_path):
+    build("bert").save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="takes models that generate text"):
+        HookedModel.load(tmp_path, backend="nnsight", remote="local")
+
+
+def test_a_dry_run_works_where_annotations_are_checked_too():
+    results = []
+    for remote in (False, "local"):
+        model = HookedModel.load("zoo:needle", backend="nnsight", remote=remote)
+        record = Record("pattern")
+        with model.hooks(Ablate("L1H7"), record):
+            logits = model.forward(["the box is red ."]).logits
+            answer = model.generate("the box is red .", max_new_tokens=3).tokens
+        results.append((logits, answer, record.seen))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+    assert all(map(torch.equal, results[0][2][3], results[1][2][3]))
+    assert len(results[1][2][3]) == 4  # a pass of its own, and three of the answer
 
 
 @pytest.mark.parametrize("remote", ["ndif", "ftp://host", "127.0.0.1"])
