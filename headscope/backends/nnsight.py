@@ -101,6 +101,11 @@ class TracedModel:
                 f"{type(self._traced._module).__name__} reads its prompt in an encoder before the passes that a trace "
                 "follows; generate with backend='transformers'"
             )
+        if kwargs.get("use_cache") is False and len(self._before) > 1:  # more than what follows the passes: operators
+            raise UnsupportedModelError(
+                "without a cache operators choose anew in every pass, which cannot be done inside a trace; leave out "
+                "use_cache=False, or use backend='transformers'"
+            )
         model, found = self._traced, []
         inputs = {name: value for name, value in kwargs.items() if isinstance(value, Tensor)}
         settings = {name: value for name, value in kwargs.items() if name not in inputs}
@@ -111,7 +116,7 @@ class TracedModel:
                 return self._remote().written(model, self._place, inputs, settings, work, self._hooks)
             with model.trace(fn=partial(generated, model), **settings) as tracer:
                 with tracer.invoke(inputs):
-                    for _ in tracer.iter[: settings["max_new_tokens"]]:
+                    for _ in tracer.iter[: settings.get("max_new_tokens")]:
                         work.next(*model.inputs)
                 with tracer.invoke():
                     found.append(tracer.result)

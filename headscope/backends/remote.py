@@ -6,6 +6,7 @@ tensors and what the hooks have kept since (see `findings`). Answers are read as
 
 import io
 import json
+import os
 import pickle
 import sys
 from collections.abc import Mapping
@@ -28,11 +29,10 @@ from nnsight.tracing.util import push
 from nnsight.util import to_import_path
 from torch import Tensor
 
-from headscope import errors
 from headscope.backends.findings import PACKAGES, Container, Watched, containers, plain_output, put_back, rebuilt_output
 from headscope.backends.shipping import request
 from headscope.backends.traces import Work, generated
-from headscope.errors import UnsupportedModelError, UsageError
+from headscope.errors import HeadscopeError, UnsupportedModelError, UsageError
 
 ANSWER = "answer"
 """The one name that a trace saves."""
@@ -58,8 +58,8 @@ def place_of(remote: bool | str) -> Place:
     """The place that `remote=` names: True for NDIF, "local" for a dry run, or a server's address; UsageError else."""
     if remote == "local":
         return Place(None)
-    key = CONFIG.API.APIKEY
     if remote is True:
+        key = os.environ.get("NDIF_API_KEY") or CONFIG.API.APIKEY
         if not key:
             raise UsageError(
                 "remote=True sends every pass to NDIF, which needs an API key, and none is set; get one at "
@@ -67,7 +67,7 @@ def place_of(remote: bool | str) -> Place:
             )
         return Place(CONFIG.API.HOST, key, official=True)
     if isinstance(remote, str) and remote.startswith(("http://", "https://")):
-        return Place(remote.rstrip("/"), key)
+        return Place(remote.rstrip("/"))  # without the key, which is for NDIF alone
     raise UsageError(
         f"remote={remote!r} names no place to run; use True (NDIF), 'local' (a dry run here) or a server's address, such "
         "as 'http://localhost:5001'"
@@ -98,7 +98,7 @@ def written(
     with model.trace(fn=run, backend=backend, **settings) as tracer:
         watched = Watched(held)
         with tracer.invoke(inputs):
-            for _ in tracer.iter[: settings["max_new_tokens"]]:
+            for _ in tracer.iter[: settings.get("max_new_tokens")]:
                 work.attempt(*model.inputs)
         with tracer.invoke():
             answer = save(answered(tracer.result, work, watched))
@@ -124,7 +124,7 @@ def _taken(answer: Any, held: list[Container]) -> Any:
     output, failure, changes = answer
     if failure is not None:
         name, text = failure
-        raise getattr(errors, name, UsageError)(text)
+        raise (UnsupportedModelError if name == UnsupportedModelError.__name__ else UsageError)(text)
     put_back(held, changes)
     return rebuilt_output(output)
 
@@ -185,6 +185,7 @@ class Server(RemoteBackend):
 
     def __init__(self, model: Any, host: str, key: str | None) -> None:
         super().__init__(model_key(model), host=host, api_key=key, env=model._remoteable_get_env())
+        self.api_key = key or ""
         self.display.enabled = self.display.enabled and sys.stdout.isatty()  # a line a pass, which no pipe wants
         self._model = model
 
@@ -195,7 +196,7 @@ class Server(RemoteBackend):
         except RemoteError as error:
             raise UsageError(_failed(self.host, str(error))) from error
         except _NO_ANSWER as error:
-            if isinstance(error, errors.HeadscopeError):
+            if isinstance(error, HeadscopeError):
                 raise
             raise UsageError(
                 f"{self.host} does not answer as a server of NDIF does ({_last_line(str(error) or repr(error))}); see "

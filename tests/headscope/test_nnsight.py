@@ -171,6 +171,22 @@ def test_operators_choose_and_edit_alike(scenes, operator):
     assert gap(logits[0], scenes[0].forward(samples[:1], last=1).logits) > 1e-3
 
 
+def test_operators_without_a_cache_are_refused(scenes):
+    samples = scene_captions(1, seed=1).samples(scenes[1].processor)[:1]
+    with pytest.raises(UnsupportedModelError, match="choose anew in every pass"), scenes[1].hooks(VHR(alpha=3.0)):
+        scenes[1].generate(samples, max_new_tokens=2, use_cache=False)
+
+
+@each("llama")
+def test_an_answer_of_a_length_in_all(pair):
+    inputs, written = prompt(12), []
+    for model in pair:
+        with torch.no_grad(), model.hooks(Ablate("L0H0")):
+            written.append(model.hf.generate(**inputs, max_length=16, do_sample=False))
+    assert torch.equal(*written)
+    assert written[1].shape[1] == 16
+
+
 def breaks(act: Tensor, ctx: Any) -> Tensor:
     raise ZeroDivisionError("broken on purpose")
 

@@ -31,7 +31,7 @@ from transformers import (
 from headscope import HookedModel
 from headscope.backends.findings import Watched, containers, put_back
 from headscope.backends.narrow import found_on_copy
-from headscope.backends.remote import _as_sent_back, _Envelope, place_of
+from headscope.backends.remote import Place, _as_sent_back, _Envelope, place_of
 from headscope.engine.statistics import LayerStatistics
 from headscope.errors import UnsupportedModelError, UsageError
 from headscope.hooks import Record
@@ -139,6 +139,7 @@ def api() -> Any:
 
 
 def test_ndif_without_a_key_is_refused_before_anything_is_looked_up(monkeypatch, api):
+    monkeypatch.delenv("NDIF_API_KEY", raising=False)
     monkeypatch.setattr(api, "APIKEY", None)
     with pytest.raises(UsageError, match="NDIF_API_KEY"):
         HookedModel.load("no/such-model", backend="nnsight", remote=True)
@@ -148,6 +149,14 @@ def test_ndif_takes_names_of_the_hub_only(monkeypatch, api):
     monkeypatch.setattr(api, "APIKEY", "a key")
     with pytest.raises(UsageError, match="zoo:needle is a folder here"):
         HookedModel.load("zoo:needle", backend="nnsight", remote=True)
+
+
+def test_the_key_goes_to_ndif_alone(monkeypatch):
+    monkeypatch.setenv("NDIF_API_KEY", "a key")
+    assert place_of(True).key == "a key"
+    assert place_of("http://localhost:5001/") == Place("http://localhost:5001")
+    backend = Place("http://localhost:5001").backend(HookedModel.load("zoo:needle", backend="nnsight").hf._traced)
+    assert backend.api_key == ""
 
 
 @pytest.mark.parametrize("backend", ["transformers", "transformer_lens"])
