@@ -34,8 +34,8 @@ def best_keys(rows: Float[Tensor, "*rest key"], k: int) -> Int[Tensor, "*rest {k
 
 
 def top_keys_reader(model: HookedModel, k: int) -> "TopKeys | LateTopKeys":
-    """The cheap reader, unless interventions are in force that may change rows."""
-    return TopKeys(k) if model.in_force else LateTopKeys(k)
+    """The cheap reader, unless interventions are in force that may change rows, or the keys it keeps would travel."""
+    return TopKeys(k) if model.in_force or model.doors.remote else LateTopKeys(k)
 
 
 @dataclass(frozen=True)

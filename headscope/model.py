@@ -445,7 +445,8 @@ class HookedModel:
         cost = self.statistics_cost(
             samples, groups=groups, distances=distances, tokens=tokens, where=where, batch_tokens=batch_tokens
         )
-        require_memory(cost, self.device, "give fewer or shorter samples at once, or fewer layers (where=)")
+        if not self.doors.remote:
+            require_memory(cost, self.device, "give fewer or shorter samples at once, or fewer layers (where=)")
 
         def reader(chosen: list[Sample]) -> StatisticsReader:
             located = [self.tokens(sample) for sample in chosen]

@@ -42,6 +42,10 @@ class Doors(Protocol):
         """Name of the backend."""
 
     @property
+    def remote(self) -> bool:
+        """Whether passes run on a server, so that what hooks keep has to travel."""
+
+    @property
     def remark(self) -> str:
         """What to add where a part of the model is looked for in vain; empty where all parts can be reached."""
 
@@ -65,6 +69,7 @@ class TorchDoors:
     """Hooks of torch, and the registry of attention functions of transformers."""
 
     name = "transformers"
+    remote = False
     remark = ""
 
     def attention(self, handlers: Mapping[nn.Module, AttentionHandler]) -> AbstractContextManager[None]:

@@ -178,6 +178,11 @@ class TraceDoors:
         self._once = {event for event, times in Counter(model._order).items() if times == 1}
 
     @property
+    def remote(self) -> bool:
+        """Whether the model has a place other than this process."""
+        return self._model._place is not None
+
+    @property
     def remark(self) -> str:
         """Names a module whose attention is called several times in a pass."""
         several = [

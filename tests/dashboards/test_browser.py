@@ -293,7 +293,7 @@ def test_a_sweep_is_started_reloaded_stopped_and_resumed(browser, shots, tmp_pat
     folder.mkdir()
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     with served(folder) as address:
-        tab = Watched(context, f"{address}/ablations?sweep-lengths=512&sweep-depths=20&sweep-repeats=20")
+        tab = Watched(context, f"{address}/ablations?sweep-lengths=512&sweep-depths=20&sweep-repeats=10")
         try:
             tab.page.get_by_role("button", name="Start", exact=True).click()
             tab.page.get_by_text("It is running.").wait_for(timeout=_PATIENCE)

@@ -55,6 +55,15 @@ def recorded(runs: Path, name: str, **facts: object) -> Path:
     return folder
 
 
+def recorded_process(runs: Path, name: str, pid: int) -> None:
+    """A record of a live process, once the system knows its words: for a moment after its start there are none."""
+    process = psutil.Process(pid)
+    until = time.monotonic() + 20
+    while not process.cmdline() and time.monotonic() < until:
+        time.sleep(0.01)
+    recorded(runs, name, pid=pid, born=process.create_time())
+
+
 def test_the_words_hold_no_option_in_disguise(tmp_path):
     words = AskedSweep("--trust", lengths=" 64").words("--json", tmp_path / "run", resume=True)
     assert words[:2] == ["ablate", "sweep"]
@@ -185,7 +194,7 @@ def test_a_sweep_that_ended_just_before_it_was_stopped_stays_finished(tmp_path):
         pass
     words = [sys.executable, "-c", "import time; time.sleep(60)", "sweep", f"--out={tmp_path / 'one'}"]
     with subprocess.Popen(words) as late:  # a process whose run is written, and which has not left yet
-        recorded(tmp_path, "one", pid=late.pid, born=psutil.Process(late.pid).create_time())
+        recorded_process(tmp_path, "one", late.pid)
         stop(tmp_path, "one")
         late.wait(30)
     assert Run.open(tmp_path / "one").facts["status"] == "finished"
@@ -204,7 +213,7 @@ def test_a_process_whose_end_nobody_notices_is_stopped_at_once(tmp_path):
     with subprocess.Popen([sys.executable, "-c", _LEFT_BEHIND, *words], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        recorded(tmp_path, "one", pid=pid, born=psutil.Process(pid).create_time())
+        recorded_process(tmp_path, "one", pid)
         begun = time.monotonic()
         stop(tmp_path, "one")
         assert time.monotonic() - begun < 5

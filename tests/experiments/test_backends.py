@@ -106,7 +106,5 @@ def test_passes_of_other_libraries_are_not_taken_up():
 
 def test_an_unknown_backend_is_refused(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    with pytest.raises(
-        UsageError, match="'jax' is not known; use one of transformers, transformer_lens, nnsight"
-    ):
+    with pytest.raises(UsageError, match="'jax' is not known; use one of transformers, transformer_lens, nnsight"):
         HookedModel.load("zoo:needle", backend="jax")
