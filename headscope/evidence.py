@@ -28,8 +28,8 @@ def mean_interval(
     """Low and high end of the interval of the mean over samples, for every element of the rest.
 
     Percentile bootstrap; for an element whose samples all are 0 or 1, Wilson's interval instead, since resampling 0 of
-    20 would give [0, 0]. Other samples that are all equal do give low = high, and so does a single one: that is no
-    evidence of certainty. Memory is `resamples` times the size of the rest.
+    20 would give [0, 0]; not for a 1 that stands alone among fractions, as where a file gives each head one number. Other
+    samples that are all equal do give low = high, and so does a single one: that is no evidence of certainty. Memory is `resamples` times the size of the rest.
     """
     values = _numbers(samples)
     check_level(level)
@@ -37,7 +37,7 @@ def mean_interval(
     if binary.all():
         return _wilson(values, level)
     low, high = _percentiles(bootstrap_means(values, resamples=resamples, seed=seed), level)
-    if binary.any():
+    if binary.any() and len(values) > 1:
         low[binary], high[binary] = _wilson(values[:, binary], level)
     return low, high
 

@@ -161,3 +161,10 @@ def test_elements_of_zeros_and_ones_have_wilsons_interval_beside_others():
     assert low[0] == pytest.approx(proportion_interval(60, 60)[0])
     assert high[2] == pytest.approx(proportion_interval(0, 60)[1])
     assert 0.5 < low[1] < 0.6 < high[1] < 0.7
+
+
+def test_one_number_a_head_is_no_share_among_fractions():
+    low, high = mean_interval(np.array([[1.0, 0.4, 0.0]]))
+    assert low.tolist() == high.tolist() == [1.0, 0.4, 0.0]
+    low, high = mean_interval(np.array([[1.0, 0.0, 0.0]]))  # answers to one question, right or wrong
+    assert (high - low).min() > 0.5
