@@ -51,6 +51,17 @@ def vision_words(facts: Facts, config: Facts) -> list[str]:
     return ["headscope", "heads", "vision", *_options([*_of(config, _VISION), ("seed", seed)]), *flags]
 
 
+def eval_words(facts: Facts, config: Facts) -> list[str]:
+    """Of `headscope eval pope` and `chair`; none for runs of earlier versions, which did not keep what was asked."""
+    asked, operators, seed = config.get("asked"), config.get("with"), _seed(facts)
+    if not isinstance(asked, Mapping) or not isinstance(operators, list) or seed is None:
+        return []
+    told = [*_of(config, ("model", "manifest", "draws", "max_new_tokens", "batch_tokens", "dtype")), ("seed", seed)]
+    named = [("with", operator) for operator in operators]
+    flags = [f"--{name.replace('_', '-')}" for name in _TRUST if config.get(name) is True]
+    return ["headscope", *str(facts.get("command")).split(), *_options([*asked.items(), *told, *named]), *flags]
+
+
 def filter_words(facts: Facts, config: Facts) -> list[str]:
     """Of `headscope heads filter`; none for tasks of one's own, of which a run keeps no file names."""
     act, seed, candidates = _read(config.get("act"), ACT), _seed(facts), config.get("candidates")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dashboards.made_by import filter_words, sinks_words, sweep_words, vision_words
+from dashboards.made_by import eval_words, filter_words, sinks_words, sweep_words, vision_words
 from dashboards.prompts import part_of
 from headscope.heads import Head
 from tasks import Needle, Subset
@@ -98,6 +98,8 @@ def command_of(facts: Mapping[str, Any]) -> str:
         "heads sinks": sinks_words,
         "heads filter": filter_words,
         "heads vision": vision_words,
+        "eval pope": eval_words,
+        "eval chair": eval_words,
         "demo": lambda *_: ["headscope", "demo"],
         "demo --vision": lambda *_: ["headscope", "demo", "--vision"],
     }.get(command)

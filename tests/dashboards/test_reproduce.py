@@ -62,6 +62,19 @@ def test_the_command_looks_at_images_again(tmp_path, monkeypatch):
     assert read_by_token(made, 0).equal(read_by_token(before, 0))
 
 
+def test_the_command_judges_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = ("--split=popular", "--with=VAR()", "--with=Scale('L0H1', 0.5)", "--draws=0", "--limit=2", "--prior=usual")
+    assert command(["eval", "pope", *asked, "--batch-tokens=999", "--seed=4", "--json", "--out=first"]) == 0
+    before = Run.open("first")
+    assert command([*shlex.split(command_of(before.facts))[1:], "--json"]) == 0
+    made = Run.open("runs/again")
+    assert (made.facts["config"], made.facts["seeds"]) == (before.facts["config"], [4])
+    assert made.table("answers").equals(before.table("answers"))
+    older = {key: value for key, value in before.facts["config"].items() if key != "asked"}
+    assert command_of({**before.facts, "config": older}) == ""
+
+
 def test_all_that_vision_was_asked(tmp_path):
     files = {"annotations": "a.json", "images": "my images", "synonyms": "s.csv", "allow_pickle": True}
     config = {"model": "org/m", "limit": 5, "by_token": 0, "max_new_tokens": None, "trust_remote_code": False, **files}
