@@ -29,7 +29,8 @@ def mean_interval(
 
     Percentile bootstrap; for an element whose samples all are 0 or 1, Wilson's interval instead, since resampling 0 of
     20 would give [0, 0]; not for a 1 that stands alone among fractions, as where a file gives each head one number. Other
-    samples that are all equal do give low = high, and so does a single one: that is no evidence of certainty. Memory is `resamples` times the size of the rest.
+    samples that are all equal do give low = high, and so does a single one: that is no evidence of certainty. Memory is
+    `resamples` times the size of the rest.
     """
     values = _numbers(samples)
     check_level(level)
