@@ -103,7 +103,7 @@ def stop(runs: Path, name: str) -> None:
     except psutil.Error as error:
         raise HeadscopeError(f"process {begun.pid} cannot be ended ({error}); end it by hand") from error
     until = time.monotonic() + _PATIENCE
-    while process_of(runs, begun) is not None:  # psutil's wait would go on until a parent has noticed
+    while _alive(process):  # psutil's wait would go on until a parent has noticed
         if time.monotonic() > until:
             raise HeadscopeError(f"process {begun.pid} has not ended yet; try again, or end it by hand")
         time.sleep(0.02)
@@ -123,6 +123,14 @@ def process_of(runs: Path, begun: Started) -> psutil.Process | None:
     except (psutil.Error, ValueError, OverflowError):
         return None
     return process if f"--out={_folder(runs, begun.name)}" in words and "sweep" in words else None
+
+
+def _alive(process: psutil.Process) -> bool:
+    """Whether it has not ended; one that is about to has no words any more."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def all_started(runs: Path) -> tuple[Started, ...]:
