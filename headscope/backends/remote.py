@@ -257,7 +257,7 @@ def model_key(model: Any) -> str:
         except (OSError, httpx.HTTPError, ValueError) as error:
             raise UsageError(
                 f"{model.repo_id} could not be looked up on the hub ({_last_line(str(error))}), and servers know models "
-                "by their names there; give such a name, and see that https://huggingface.co can be reached"
+                "by their names there; give such a name, and see that the hub can be reached"
             ) from error
     named = {"repo_id": str(model.repo_id), "revision": model.revision, "task": model.task}
     return f"{to_import_path(type(model))}:{json.dumps(named)}"
