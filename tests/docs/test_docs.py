@@ -152,7 +152,8 @@ def test_the_newest_results_are_shown(generated: ModuleType, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    # not --quiet, under which warnings are not counted and nothing is strict
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     built = {page.relative_to(tmp_path).as_posix() for page in tmp_path.rglob("*.html")}
